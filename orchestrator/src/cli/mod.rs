@@ -1,0 +1,67 @@
+//! The command line: what can be typed, and how an answer or an error is shown.
+//!
+//! `args` holds the grammar, one struct for each sub-command; this file sends each to the module that
+//! does the work. An error is one line on standard error that names the thing and, where there is one,
+//! the way out. Exit codes: 0 done, 1 refused or failed, 2 the command line itself was wrong.
+
+pub mod args;
+
+use std::ffi::OsString;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Args, Command};
+
+/// Runs the sub-command named by the process's arguments.
+pub fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // Help and version are "errors" of the parser too: it knows where each is printed.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    match run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The hidden role that holds one pod's containers. No thread may exist when this is called.
+pub fn shim(args: Vec<OsString>) -> ExitCode {
+    let _ = args;
+    say_error(&anyhow::anyhow!("this build has no container runtime"));
+    ExitCode::FAILURE
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(_)
+        | Command::Down(_)
+        | Command::Env(_)
+        | Command::Image(_)
+        | Command::Apiserver(_)
+        | Command::Scheduler(_)
+        | Command::Controllers(_)
+        | Command::Kubelet(_)
+        | Command::Proxy(_) => anyhow::bail!("this build does not have that part"),
+        Command::Shim(_) => anyhow::bail!("the shim role is started by the kubelet only"),
+        Command::Version => version(),
+    }
+}
+
+fn version() -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "orchestrator {}", env!("CARGO_PKG_VERSION"))?;
+    Ok(())
+}
+
+/// One line, causes joined by colons, whatever the depth of the chain.
+fn say_error(error: &anyhow::Error) {
+    let _ = writeln!(std::io::stderr(), "error: {error:#}");
+}
