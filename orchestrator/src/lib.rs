@@ -5,3 +5,4 @@
 //! this repository can also live in the same process.
 
 pub mod cli;
+pub mod client;

@@ -1,0 +1,3 @@
+//! How components reach the store: the etcd v3 API and nothing else.
+
+pub mod etcd;
