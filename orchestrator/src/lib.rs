@@ -6,3 +6,5 @@
 
 pub mod cli;
 pub mod client;
+pub mod pki;
+pub mod tasks;
