@@ -1,1 +1,4 @@
-//! Placeholder.
+//! A replicated MVCC key-value server that speaks the etcd v3 API.
+
+pub mod command;
+pub mod limits;

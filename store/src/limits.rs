@@ -1,0 +1,49 @@
+//! Every bound of the store, in one place, each with its reason.
+//!
+//! A bound that an operator may choose is a default here and a flag in `config`; the others are
+//! part of how the store is built.
+
+use std::time::Duration;
+
+/// How deep transactions may be nested. etcd bounds the number of steps only; this keeps recursion
+/// over them within a small stack, and no client is known to nest more than a few levels.
+pub const TXN_DEPTH_MAX: usize = 64;
+
+/// Steps and compares of one transaction, at any level: `--max-txn-ops` of etcd.
+pub const TXN_OPS_MAX: usize = 128;
+
+/// The largest request: `--max-request-bytes` of etcd.
+pub const REQUEST_BYTES_MAX: usize = 1_536 * 1024;
+
+/// What gRPC may receive beyond the largest request, as in etcd: headers and framing.
+pub const REQUEST_BYTES_SLACK: usize = 512 * 1024;
+
+/// The longest time to live that a lease may ask for, in seconds; etcd's bound.
+pub const LEASE_TTL_SECONDS_MAX: i64 = 9_000_000_000;
+
+/// What the store may hold when `--quota-backend-bytes` is not given; etcd's default.
+pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
+
+/// What one retained version counts beside its key and value; etcd's figure for the same thing.
+pub const VERSION_BYTES_OVERHEAD: u64 = 256;
+
+/// When a memtable is frozen and written out. One checkpoint then writes at most about a hundred
+/// megabytes, which the log's fsyncs beside it can bear.
+pub const MEMTABLE_BYTES: usize = 24 * 1024 * 1024;
+
+/// Frozen memtables that may wait for the checkpoint thread; beyond that, apply waits.
+pub const MEMTABLES_FROZEN_MAX: usize = 2;
+
+/// The longest a change stays in a memtable only: bounds the replay after a crash of an idle store.
+pub const MEMTABLE_AGE: Duration = Duration::from_secs(5);
+
+/// Memory for database pages; the rest is left to the page cache of the system.
+pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+/// Values up to this many bytes are kept inside the row of the newest state, so that a range reads
+/// neighbouring rows only; longer ones would double the cost of writing.
+pub const VALUE_INLINE_BYTES_MAX: usize = 512;
+
+/// Events that one compaction step walks inside a checkpoint: bounds how long the one writer of
+/// the database is kept busy.
+pub const COMPACT_SLICE_EVENTS: usize = 20_000;
