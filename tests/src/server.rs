@@ -1,0 +1,100 @@
+//! One member on the loopback interface: our `store`, or a real etcd to compare it with.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use crate::process::Process;
+use crate::tools;
+
+/// Which program serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Our own binary.
+    Ours,
+    /// A peer's, by its path.
+    Peer(PathBuf),
+}
+
+/// A running member.
+pub struct Server {
+    /// The process.
+    pub process: Process,
+    /// `127.0.0.1:port` of the client listener.
+    pub endpoint: String,
+    dir: PathBuf,
+    program: Program,
+    peer_port: u16,
+    extra: Vec<String>,
+}
+
+/// Ports are handed out below the range that the kernel gives to outgoing connections.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A loopback port that nobody listens on.
+///
+/// # Panics
+/// When none is free.
+pub fn free_port() -> u16 {
+    let start = u16::try_from(std::process::id() % 8000).expect("below 8000") + 20_000;
+    for _ in 0..4000 {
+        let port = start.wrapping_add(NEXT_PORT.fetch_add(1, Ordering::Relaxed)) % 32_000;
+        let port = if port < 20_000 { port % 12_000 + 20_000 } else { port };
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between 20000 and 32000");
+}
+
+impl Server {
+    /// Starts a member on the data folder `dir` and waits until it serves.
+    pub fn start(program: Program, dir: &Path, extra: &[&str]) -> Self {
+        let (client_port, peer_port) = (free_port(), free_port());
+        let endpoint = format!("127.0.0.1:{client_port}");
+        let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
+        let mut command = command(&program, dir, &endpoint, peer_port, &extra);
+        let process = Process::start(&mut command, &log_path(dir));
+        let mut server = Self { process, endpoint, dir: dir.into(), program, peer_port, extra };
+        server.process.wait_for("ready to serve client requests", 0);
+        server
+    }
+
+    /// Starts it again on the same data and the same port, after it has ended.
+    pub fn restart(&mut self) {
+        let from = self.process.output().len();
+        let mut command =
+            command(&self.program, &self.dir, &self.endpoint, self.peer_port, &self.extra);
+        self.process = Process::start(&mut command, &log_path(&self.dir));
+        self.process.wait_for("ready to serve client requests", from);
+    }
+
+    /// The client URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.endpoint)
+    }
+}
+
+fn log_path(dir: &Path) -> PathBuf {
+    dir.with_extension("log")
+}
+
+/// The advertised peer URL is etcd's default, since member and cluster ids derive from it.
+fn command(program: &Program, dir: &Path, endpoint: &str, peer_port: u16, extra: &[String]) -> Command {
+    let path = match program {
+        Program::Ours => tools::ours("store"),
+        Program::Peer(path) => path.clone(),
+    };
+    let mut command = Command::new(path);
+    command
+        .args(["--name", "default", "--initial-cluster", "default=http://localhost:2380"])
+        .args(["--initial-advertise-peer-urls", "http://localhost:2380"])
+        .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"))
+        .arg(format!("--listen-client-urls=http://{endpoint}"))
+        .arg(format!("--advertise-client-urls=http://{endpoint}"))
+        .arg("--data-dir")
+        .arg(dir)
+        .args(extra);
+    command
+}
