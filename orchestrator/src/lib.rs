@@ -5,6 +5,8 @@
 //! this repository can also live in the same process.
 
 pub mod cli;
+pub mod api;
 pub mod client;
+pub mod registry;
 pub mod pki;
 pub mod tasks;

@@ -1,0 +1,3 @@
+//! Validation: what an object must be beyond its schema.
+
+pub mod names;
