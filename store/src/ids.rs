@@ -7,15 +7,15 @@ use crate::command::MemberId;
 
 /// Who we are, in every answer's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ids {
+pub(crate) struct Ids {
     /// The cluster.
-    pub cluster: u64,
+    pub(crate) cluster: u64,
     /// This member.
-    pub member: MemberId,
+    pub(crate) member: MemberId,
 }
 
 /// The id of a member of a new cluster: its peer URLs, sorted, and the cluster's token.
-pub fn member_id(peer_urls: &[&str], cluster_token: &str) -> MemberId {
+pub(crate) fn member_id(peer_urls: &[&str], cluster_token: &str) -> MemberId {
     let mut urls = peer_urls.to_vec();
     urls.sort_unstable();
     let mut hash = Sha1::new();
@@ -27,7 +27,7 @@ pub fn member_id(peer_urls: &[&str], cluster_token: &str) -> MemberId {
 }
 
 /// The id of a new cluster: its members' ids, sorted.
-pub fn cluster_id(members: &[MemberId]) -> u64 {
+pub(crate) fn cluster_id(members: &[MemberId]) -> u64 {
     let mut members = members.to_vec();
     members.sort_unstable();
     let mut hash = Sha1::new();

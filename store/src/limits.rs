@@ -47,3 +47,46 @@ pub const VALUE_INLINE_BYTES_MAX: usize = 512;
 /// Events that one compaction step walks inside a checkpoint: bounds how long the one writer of
 /// the database is kept busy.
 pub const COMPACT_SLICE_EVENTS: usize = 20_000;
+
+/// Watch messages that may wait for one stream. A watcher whose stream is fuller than this reads
+/// history later instead, so this bounds memory and costs a slow client nothing but the reading.
+pub const OUTBOX_MESSAGES_MAX: usize = 1024;
+
+/// Bytes of events that may wait for one stream, each counted whole although streams share them.
+pub const OUTBOX_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Watchers on one stream. etcd has no bound; Kubernetes holds one per stream.
+pub const WATCHERS_PER_STREAM_MAX: usize = 200_000;
+
+/// Bytes of history that one catch-up step reads for a stream.
+pub const CATCH_UP_BYTES: usize = 2 * 1024 * 1024;
+
+/// Events merged into one watch answer, when several revisions wait: saves messages under load and
+/// keeps an answer well below what clients receive by default (4 MiB).
+pub const WATCH_ANSWER_BYTES: usize = 512 * 1024;
+
+/// Commands waiting to be packed into a log entry. At a microsecond each this is milliseconds of
+/// work; beyond it clients are told `too many requests`.
+pub const PROPOSALS_WAITING_MAX: usize = 16_384;
+
+/// Commands in one log entry: bounds the time apply spends on one entry.
+pub const PROPOSALS_PER_ENTRY_MAX: usize = 512;
+
+/// Bytes of commands in one log entry, unless a single command is larger.
+pub const PROPOSAL_BYTES_PER_ENTRY: usize = 2 * 1024 * 1024;
+
+/// Log entries proposed and not yet answered. More than one keeps the disk busy while an entry is
+/// applied; few, so that waiting commands gather into large entries.
+pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
+
+/// Expired leases revoked per second; etcd's figure. A mass expiry must not starve clients.
+pub const LEASE_REVOKES_PER_SECOND: usize = 1_000;
+
+/// Client connections at a time; beyond it new ones wait in the listener's backlog.
+pub const CONNECTIONS_MAX: usize = 32_768;
+
+/// How long a client may take over its TLS handshake.
+pub const TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Reads of history or of the disk at a time; others wait their turn.
+pub const SLOW_READS_MAX: usize = 4;

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 /// A set of tasks with one stop signal.
 #[derive(Clone, Debug, Default)]
-pub struct Tasks {
+pub(crate) struct Tasks {
     tracker: TaskTracker,
     stop: CancellationToken,
     panics: Arc<AtomicU64>,
@@ -19,12 +19,12 @@ pub struct Tasks {
 
 impl Tasks {
     /// An empty set.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
     /// Runs a future on the current runtime until it ends; it should watch [`Tasks::stopping`].
-    pub fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn(&self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let panics = Arc::clone(&self.panics);
         let guard = PanicGuard { what, panics };
         self.tracker.spawn(async move {
@@ -34,17 +34,17 @@ impl Tasks {
     }
 
     /// The signal that ends the set.
-    pub fn stopping(&self) -> CancellationToken {
+    pub(crate) fn stopping(&self) -> CancellationToken {
         self.stop.clone()
     }
 
     /// Tasks that ended by a panic since the start.
-    pub fn panics(&self) -> u64 {
+    pub(crate) fn panics(&self) -> u64 {
         self.panics.load(Ordering::Relaxed)
     }
 
     /// Tells every task to end and waits for the last one.
-    pub async fn stop(&self) {
+    pub(crate) async fn stop(&self) {
         self.stop.cancel();
         self.tracker.close();
         self.tracker.wait().await;

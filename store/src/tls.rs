@@ -15,7 +15,7 @@ use crate::config::TlsConfig;
 
 /// Why TLS cannot be served: one line that names the file.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
+pub(crate) enum TlsError {
     /// A file is missing or holds no PEM of the right kind.
     #[error("{path}: {source}", path = .path.display())]
     Pem {
@@ -35,7 +35,7 @@ pub enum TlsError {
 }
 
 /// Reads the files and builds what the acceptor needs.
-pub fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
     let chain = certificates(&config.cert_file)?;
     let key = PrivateKeyDer::from_pem_file(&config.key_file)
         .map_err(|source| TlsError::Pem { path: config.key_file.clone(), source })?;
