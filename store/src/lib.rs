@@ -10,4 +10,5 @@ pub mod limits;
 pub mod logging;
 mod tasks;
 mod tls;
+pub mod wal;
 pub mod watch;
