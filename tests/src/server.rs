@@ -81,7 +81,13 @@ fn log_path(dir: &Path) -> PathBuf {
 }
 
 /// The advertised peer URL is etcd's default, since member and cluster ids derive from it.
-fn command(program: &Program, dir: &Path, endpoint: &str, peer_port: u16, extra: &[String]) -> Command {
+fn command(
+    program: &Program,
+    dir: &Path,
+    endpoint: &str,
+    peer_port: u16,
+    extra: &[String],
+) -> Command {
     let path = match program {
         Program::Ours => tools::ours("store"),
         Program::Peer(path) => path.clone(),

@@ -37,5 +37,6 @@ pub fn theirs(name: &str) -> Option<PathBuf> {
 /// # Panics
 /// When the tool is missing.
 pub fn required(name: &str) -> PathBuf {
-    theirs(name).unwrap_or_else(|| panic!("{name} is missing: run `tests/tools/fetch target/tools`"))
+    theirs(name)
+        .unwrap_or_else(|| panic!("{name} is missing: run `tests/tools/fetch target/tools`"))
 }

@@ -31,10 +31,12 @@ struct Entry {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "the volume of the run is part of its result")]
 fn acknowledged_writes_survive_kill_9_in_a_loop() {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     // Small checkpoints happen by age; a low snapshot count makes the log purge often too.
-    let mut server = Server::start(Program::Ours, &dir.path().join("data"), &["--snapshot-count=1000"]);
+    let mut server =
+        Server::start(Program::Ours, &dir.path().join("data"), &["--snapshot-count=1000"]);
     let ledger = Arc::new(Mutex::new(Ledger::default()));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
     for round in 0..ROUNDS {
@@ -43,7 +45,10 @@ fn acknowledged_writes_survive_kill_9_in_a_loop() {
         runtime.block_on(check(&server, &ledger));
     }
     let ledger = ledger.lock().expect("no writer panicked");
-    println!("{ROUNDS} kills, {} acknowledged writes, revision {}", ledger.acknowledged, ledger.revision);
+    println!(
+        "{ROUNDS} kills, {} acknowledged writes, revision {}",
+        ledger.acknowledged, ledger.revision
+    );
     assert!(ledger.acknowledged > u64::from(ROUNDS) * 100, "too quiet to mean anything");
 }
 
@@ -52,7 +57,9 @@ async fn one_round(server: &mut Server, ledger: &Arc<Mutex<Ledger>>, round: u32)
     let stop = Arc::new(AtomicBool::new(false));
     let channel = connect(server).await;
     let writers: Vec<_> = (0..WRITERS)
-        .map(|n| tokio::spawn(write(n, round, channel.clone(), Arc::clone(ledger), Arc::clone(&stop))))
+        .map(|n| {
+            tokio::spawn(write(n, round, channel.clone(), Arc::clone(ledger), Arc::clone(&stop)))
+        })
         .collect();
     tokio::time::sleep(Duration::from_millis(20 + u64::from(round * 37 % 90))).await;
     server.process.kill();
@@ -62,7 +69,13 @@ async fn one_round(server: &mut Server, ledger: &Arc<Mutex<Ledger>>, round: u32)
     }
 }
 
-async fn write(n: usize, round: u32, channel: Channel, ledger: Arc<Mutex<Ledger>>, stop: Arc<AtomicBool>) {
+async fn write(
+    n: usize,
+    round: u32,
+    channel: Channel,
+    ledger: Arc<Mutex<Ledger>>,
+    stop: Arc<AtomicBool>,
+) {
     let mut client = KvClient::new(channel);
     for count in 0u64.. {
         if stop.load(Ordering::Relaxed) {
@@ -81,7 +94,10 @@ async fn write(n: usize, round: u32, channel: Channel, ledger: Arc<Mutex<Ledger>
         match answer {
             Ok(answer) => {
                 let revision = answer.into_inner().header.expect("answers carry a header").revision;
-                assert!(entry.acknowledged.is_none_or(|(_, last)| last < revision), "revision fell");
+                assert!(
+                    entry.acknowledged.is_none_or(|(_, last)| last < revision),
+                    "revision fell"
+                );
                 entry.acknowledged = Some((value, revision));
                 entry.unknown.clear();
                 ledger.revision = ledger.revision.max(revision);
@@ -98,7 +114,8 @@ async fn write(n: usize, round: u32, channel: Channel, ledger: Arc<Mutex<Ledger>
 /// Every key holds its newest acknowledged value, or one whose fate was unknown.
 async fn check(server: &Server, ledger: &Arc<Mutex<Ledger>>) {
     let mut client = KvClient::new(connect(server).await);
-    let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..RangeRequest::default() };
+    let all =
+        RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..RangeRequest::default() };
     let answer = client.range(all).await.expect("a restarted server answers").into_inner();
     let revision = answer.header.expect("answers carry a header").revision;
     let found: BTreeMap<String, (u64, i64)> = answer
@@ -117,7 +134,11 @@ async fn check(server: &Server, ledger: &Arc<Mutex<Ledger>>) {
         let got = found.get(key).copied();
         let acceptable = got == entry.acknowledged
             || got.is_some_and(|(value, _)| entry.unknown.contains(&value));
-        assert!(acceptable, "{key}: found {got:?}, acknowledged {:?}, unknown {:?}", entry.acknowledged, entry.unknown);
+        assert!(
+            acceptable,
+            "{key}: found {got:?}, acknowledged {:?}, unknown {:?}",
+            entry.acknowledged, entry.unknown
+        );
         // What was read is an obligation from now on.
         entry.acknowledged = got;
         entry.unknown.clear();

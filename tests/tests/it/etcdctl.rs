@@ -108,7 +108,8 @@ impl Runner {
         text.lines()
             .filter(|line| !line.starts_with("{\"level\"") && !line.is_empty())
             .map(|line| {
-                let masked = MASKED.iter().fold(line.to_string(), |line, name| mask_field(&line, name));
+                let masked =
+                    MASKED.iter().fold(line.to_string(), |line, name| mask_field(&line, name));
                 masked + "\n"
             })
             .collect()
@@ -158,7 +159,8 @@ impl goldenscript::Runner for Runner {
             ("stdin", [input, args]) => self.run_to_end("3.7", args, input),
             ("txn", [compares, success, failure]) => {
                 // Each section ends with an empty line, and an empty one is nothing else.
-                let section = |text: &str| format!("{text}\n{}", if text.is_empty() { "" } else { "\n" });
+                let section =
+                    |text: &str| format!("{text}\n{}", if text.is_empty() { "" } else { "\n" });
                 let input = [compares, success, failure].map(|text| section(text)).concat();
                 self.run_to_end("3.7", "txn", &input)
             }
@@ -175,7 +177,9 @@ impl goldenscript::Runner for Runner {
                 self.server.restart();
                 Ok(String::new())
             }
-            (name, args) => Err(format!("unknown command {name} with {} arguments", args.len()).into()),
+            (name, args) => {
+                Err(format!("unknown command {name} with {} arguments", args.len()).into())
+            }
         }
     }
 

@@ -49,13 +49,17 @@ fn uses(path: &Path, text: &str, words: &[&str]) -> Vec<String> {
 #[test]
 fn every_rust_file_opens_with_what_it_is_about() {
     let silent = rust().into_iter().filter(|(_, text)| !text.starts_with("//!"));
-    none("begin the file with a //! comment", silent.map(|(p, _)| p.display().to_string()).collect());
+    none(
+        "begin the file with a //! comment",
+        silent.map(|(p, _)| p.display().to_string()).collect(),
+    );
 }
 
 #[test]
 fn nothing_is_left_unfinished() {
     // Spelled in two halves, so that this file does not offend against itself.
-    let marks = [("TO", "DO"), ("FIX", "ME"), ("to", "do!("), ("unimple", "mented!("), ("db", "g!(")];
+    let marks =
+        [("TO", "DO"), ("FIX", "ME"), ("to", "do!("), ("unimple", "mented!("), ("db", "g!(")];
     let marks: Vec<String> = marks.iter().map(|(a, b)| format!("{a}{b}")).collect();
     let mut offences = Vec::new();
     for (path, text) in rust() {
@@ -73,8 +77,20 @@ fn pure_folders_touch_neither_clock_nor_chance_nor_world() {
     const PURE: [&str; 4] =
         ["store/src/machine/", "store/src/watch/", "store/src/lessor.rs", "orchestrator/src/api/"];
     const WORLD: [&str; 14] = [
-        "async fn", ".await", "tokio::", "std::net", "std::fs", "std::thread", "Instant::now",
-        "SystemTime", "rand::", "HashMap", "HashSet", "redb::", "tonic::", "Uuid::new",
+        "async fn",
+        ".await",
+        "tokio::",
+        "std::net",
+        "std::fs",
+        "std::thread",
+        "Instant::now",
+        "SystemTime",
+        "rand::",
+        "HashMap",
+        "HashSet",
+        "redb::",
+        "tonic::",
+        "Uuid::new",
     ];
     let offences = rust()
         .into_iter()
@@ -92,7 +108,8 @@ fn arrows_between_crates_point_one_way() {
         if name.starts_with("store/") {
             offences.extend(uses(&path, &text, &["orchestrator::", "kubernetes", "Kubernetes"]));
         }
-        let composes = name.starts_with("orchestrator/src/up") || name.starts_with("orchestrator/tests/");
+        let composes =
+            name.starts_with("orchestrator/src/up") || name.starts_with("orchestrator/tests/");
         if name.starts_with("orchestrator/") && !composes {
             offences.extend(uses(&path, &text, &[" store::Node", "use store::"]));
         }
@@ -111,11 +128,16 @@ fn words_of_the_wire_stay_at_the_edge() {
         if name.starts_with("store/src/") && !name.starts_with("store/src/raft/") {
             offences.extend(uses(&path, &text, &["openraft"]));
         }
-        if name.starts_with("orchestrator/src/") && !name.starts_with("orchestrator/src/registry/key") {
+        if name.starts_with("orchestrator/src/")
+            && !name.starts_with("orchestrator/src/registry/key")
+        {
             offences.extend(uses(&path, &text, &["\"/registry/", "\"/orchestrator/index"]));
         }
     }
-    none("etcd's texts live in rpc/status.rs, openraft in raft/, registry paths in registry/key.rs", offences);
+    none(
+        "etcd's texts live in rpc/status.rs, openraft in raft/, registry paths in registry/key.rs",
+        offences,
+    );
 }
 
 #[test]
@@ -147,7 +169,9 @@ fn files_fit_one_sitting() {
 fn every_member_takes_the_workspace_lints() {
     let offences = ["proto", "store", "orchestrator", "fuzz", "tests"]
         .iter()
-        .filter(|member| !read(&Path::new(member).join("Cargo.toml")).contains("[lints]\nworkspace = true"))
+        .filter(|member| {
+            !read(&Path::new(member).join("Cargo.toml")).contains("[lints]\nworkspace = true")
+        })
         .map(ToString::to_string)
         .collect();
     none("inherit [workspace.lints]", offences);
@@ -157,10 +181,16 @@ fn every_member_takes_the_workspace_lints() {
 fn links_in_the_documents_lead_somewhere() {
     let mut offences = Vec::new();
     for path in files().into_iter().filter(|path| path.extension().is_some_and(|ext| ext == "md")) {
-        for link in read(&path).split("](").skip(1).filter_map(|rest| rest.split(')').next().map(str::to_string)) {
+        for link in read(&path)
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next().map(str::to_string))
+        {
             let file = link.split('#').next().expect("split yields at least one part");
             let inside = !file.is_empty() && !file.contains("://");
-            if inside && !top().join(&path).parent().expect("a file has a folder").join(file).exists() {
+            if inside
+                && !top().join(&path).parent().expect("a file has a folder").join(file).exists()
+            {
                 offences.push(format!("{}: {link}", path.display()));
             }
         }
@@ -170,10 +200,13 @@ fn links_in_the_documents_lead_somewhere() {
 
 #[test]
 fn the_top_level_holds_what_it_should_and_no_more() {
-    const TOP: [&str; 7] = ["Cargo.toml", "Cargo.lock", "README.md", "store", "orchestrator", "proto", "fuzz"];
+    const TOP: [&str; 7] =
+        ["Cargo.toml", "Cargo.lock", "README.md", "store", "orchestrator", "proto", "fuzz"];
     let extra = files()
         .into_iter()
         .filter_map(|path| path.iter().next().map(|first| first.to_string_lossy().into_owned()))
-        .filter(|first| !first.starts_with('.') && first != "tests" && !TOP.contains(&first.as_str()));
+        .filter(|first| {
+            !first.starts_with('.') && first != "tests" && !TOP.contains(&first.as_str())
+        });
     none("the top level is fixed", extra.collect());
 }
