@@ -10,3 +10,4 @@ pub mod client;
 pub mod registry;
 pub mod pki;
 pub mod tasks;
+pub mod kubelet;

@@ -1,0 +1,4 @@
+//! The node agent.
+pub mod cgroup;
+pub mod images;
+pub mod shim;
