@@ -9,5 +9,6 @@ pub mod api;
 pub mod client;
 pub mod registry;
 pub mod pki;
+pub mod proxy;
 pub mod tasks;
 pub mod kubelet;

@@ -1,0 +1,4 @@
+//! The plan against scripts, and its elements against real packets.
+
+mod script;
+mod traffic;
