@@ -9,6 +9,7 @@ pub mod api;
 pub mod client;
 pub mod registry;
 pub mod pki;
+pub mod kubeconfig;
 pub mod proxy;
 pub mod tasks;
 pub mod kubelet;
