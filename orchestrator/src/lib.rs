@@ -8,6 +8,7 @@ pub mod cli;
 pub mod api;
 pub mod client;
 pub mod registry;
+pub mod up;
 pub mod pki;
 pub mod kubeconfig;
 pub mod proxy;

@@ -1,0 +1,6 @@
+//! `orchestrator up`: a whole cluster in one process.
+
+pub mod config;
+pub mod data_dir;
+pub mod host;
+pub mod progress;
