@@ -8,6 +8,7 @@
 //! | `/orchestrator/format` | names the format of the store; see `claim.rs` |
 //! | `/orchestrator/index/pods-by-node/<node>/<namespace>/<name>` | a copy of each bound pod, so that a node watches only its own |
 //! | `/orchestrator/allocated/…` | service addresses and node ports in use, one key each |
+//! | `/orchestrator/elections/<component>/<lease>` | a candidate of a leader election |
 
 use crate::api::{Key, Kind};
 
@@ -18,6 +19,7 @@ pub const FORMAT: &str = "/orchestrator/format";
 /// The key by which API servers agree who compacts: upstream's own.
 pub const COMPACT: &str = "compact_rev_key";
 const PODS_BY_NODE: &str = "/orchestrator/index/pods-by-node/";
+const ELECTIONS: &str = "/orchestrator/elections/";
 const SERVICE_IPS: &str = "/orchestrator/allocated/service-ips/";
 const NODE_PORTS: &str = "/orchestrator/allocated/node-ports/";
 
@@ -72,6 +74,11 @@ pub fn parse_pod_by_node(key: &[u8]) -> Option<(String, Key)> {
     let rest = std::str::from_utf8(key).ok()?.strip_prefix(PODS_BY_NODE)?;
     let (node, rest) = rest.split_once('/')?;
     Some((node.to_owned(), split(rest, true)?))
+}
+
+/// Prefix of the candidates for leading a component.
+pub fn election(component: &str) -> String {
+    format!("{ELECTIONS}{component}/")
 }
 
 /// Key that marks a service address as taken.

@@ -1,0 +1,5 @@
+//! Gives every pod a node.
+
+pub mod decide;
+pub mod pending;
+pub mod snapshot;
