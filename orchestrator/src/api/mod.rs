@@ -10,6 +10,7 @@ pub mod decode;
 pub mod kinds;
 pub mod object;
 pub mod patch;
+pub mod quantity;
 pub mod schema;
 pub mod selector;
 pub mod status;

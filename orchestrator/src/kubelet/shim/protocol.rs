@@ -146,4 +146,9 @@ pub enum ContainerPhase {
         /// When, milliseconds since 1970.
         finished_ms: i64,
     },
+    /// It ran under a shim that died, and nobody saw its end.
+    Lost {
+        /// When a new shim found out, milliseconds since 1970.
+        finished_ms: i64,
+    },
 }

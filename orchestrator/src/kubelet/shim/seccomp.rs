@@ -36,8 +36,8 @@ impl PodExecutor {
         let Some(wanted) = wanted else { return Ok(Self { sandbox: None }) };
         let mut set = std::collections::HashSet::new();
         for name in wanted {
-            let capability: Capability =
-                name.parse().map_err(|_| format!("unknown capability {name}"))?;
+            let capability: Capability = serde_json::from_value(name.as_str().into())
+                .map_err(|_| format!("unknown capability {name}"))?;
             set.insert(capability);
         }
         let capabilities = LinuxCapabilitiesBuilder::default()

@@ -156,7 +156,7 @@ impl Shim {
         let pid = std::process::id().cast_signed();
         Self {
             pod,
-            state: State { pid, containers: BTreeMap::new() },
+            state: State { pid, containers: inherited() },
             live: BTreeMap::new(),
             clients: Vec::new(),
             next_client: 0,
@@ -537,6 +537,21 @@ impl Live {
         });
         self.log.write(&entries);
     }
+}
+
+/// What the pod's last shim recorded: its history counts on, but what it ran is gone.
+fn inherited() -> BTreeMap<String, ContainerState> {
+    let mut containers = std::fs::read(STATE_FILE)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<State>(&text).ok())
+        .unwrap_or_default()
+        .containers;
+    for container in containers.values_mut() {
+        if matches!(container.phase, ContainerPhase::Starting | ContainerPhase::Running) {
+            container.phase = ContainerPhase::Lost { finished_ms: now_ms() };
+        }
+    }
+    containers
 }
 
 fn nonblocking(fd: OwnedFd) -> io::Result<File> {
