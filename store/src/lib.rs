@@ -4,10 +4,13 @@
 
 pub mod command;
 pub mod config;
+pub mod engine;
+pub mod fault;
 mod ids;
 pub mod lessor;
 pub mod limits;
 pub mod logging;
+pub mod machine;
 mod tasks;
 mod tls;
 pub mod wal;

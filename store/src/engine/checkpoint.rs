@@ -1,0 +1,120 @@
+//! Writing memtables into the database.
+//!
+//! One thread. It takes the oldest frozen memtable and writes, in one durable transaction: the
+//! newest version of each of its keys, ascending by key; all its versions, ascending by revision;
+//! and the facts of the moment it was frozen. A crash before the transaction is durable leaves the
+//! previous checkpoint, after it this one; there is nothing between. Sorted writes matter: a random
+//! one costs the database a page each.
+//!
+//! The same transaction carries a slice of compaction. If there is compaction left to do and
+//! nothing to write, transactions of compaction alone follow.
+
+use std::{ops::Bound, sync::Arc};
+
+use redb::{Database, WriteTransaction};
+
+use super::{
+    base::{Base, CUR, HIST},
+    compact,
+    memtable::Memtable,
+    meta::{self, Cut, Progress},
+    record::{self, hist_key},
+};
+use crate::{
+    command::Revision,
+    fault::Fault,
+    machine::rows::{Meta, Version},
+};
+
+/// A memtable that no longer changes, and what was true when it stopped.
+pub(super) struct Frozen {
+    pub(super) table: Arc<Memtable>,
+    pub(super) cut: Cut,
+}
+
+/// The database as the checkpoint thread has it.
+pub(super) struct Writer {
+    pub(super) database: Database,
+    pub(super) progress: Progress,
+    /// What the last checkpoint contained, for transactions of compaction alone.
+    pub(super) last: Cut,
+}
+
+impl Writer {
+    /// Writes a frozen memtable, and opens what was written for reading.
+    pub(super) fn checkpoint(&mut self, frozen: &Frozen) -> Result<Arc<Base>, Fault> {
+        let base = self.commit(&frozen.cut, |transaction| {
+            write_current(transaction, &frozen.table)?;
+            write_history(transaction, &frozen.table)
+        })?;
+        self.last = Cut { touched: Default::default(), ..frozen.cut.clone() };
+        Ok(base)
+    }
+
+    /// Goes on removing compacted versions.
+    pub(super) fn compact(&mut self) -> Result<Arc<Base>, Fault> {
+        let cut = self.last.clone();
+        self.commit(&cut, |_| Ok(()))
+    }
+
+    /// Whether compacted versions are left that the last checkpoint knows of.
+    pub(super) fn compaction_is_due(&self) -> bool {
+        self.progress.is_due(self.last.compacted)
+    }
+
+    fn commit(
+        &mut self,
+        cut: &Cut,
+        write: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+    ) -> Result<Arc<Base>, Fault> {
+        let mut transaction = self.database.begin_write()?;
+        // Saves the allocator's state with the commit, so that opening never walks the file.
+        transaction.set_quick_repair(true);
+        write(&transaction)?;
+        let progress = compact::slice(&transaction, cut.compacted, self.progress)?;
+        meta::write(&transaction, cut, progress)?;
+        transaction.commit()?;
+        self.progress = progress;
+        Base::open(&self.database, cut.revision)
+    }
+}
+
+fn write_current(transaction: &WriteTransaction, table: &Memtable) -> Result<(), Fault> {
+    let mut cur = transaction.open_table(CUR)?;
+    let mut row = Vec::new();
+    let mut newest = table.cursor(&crate::command::KeyRange::all(), Revision(i64::MAX));
+    while let (Some(key), Some(stored)) = (newest.key(), newest.stored()) {
+        record::write_cur(&mut row, &stored.meta, &stored.value);
+        cur.insert(&key[..], &row[..])?;
+        newest.advance();
+    }
+    Ok(())
+}
+
+fn write_history(transaction: &WriteTransaction, table: &Memtable) -> Result<(), Fault> {
+    let mut hist = transaction.open_table(HIST)?;
+    let mut end = hist.upper_bound_mut(Bound::<&[u8; 12]>::Unbounded)?;
+    let mut row = Vec::new();
+    let mut next = table.log.first();
+    while let Some(revision) = next {
+        let batch = table.log.from(revision, 1024);
+        for logged in &batch {
+            for (nth, event) in logged.revised.events.iter().enumerate() {
+                let sub = u32::try_from(nth).expect("a revision changes fewer keys");
+                let kv = &event.kv;
+                let meta = Meta {
+                    at: Version { main: logged.revised.revision, sub },
+                    create: kv.create,
+                    version: kv.version,
+                    lease: kv.lease,
+                    links: logged.traces[nth].links,
+                };
+                let dead = logged.traces[nth].dead;
+                record::write_hist(&mut row, &meta, dead, &kv.key, &kv.value);
+                end.insert_before(&hist_key(meta.at), &row[..])?;
+            }
+        }
+        next = batch.last().map(|logged| logged.revised.revision.next());
+    }
+    Ok(end.close()?)
+}

@@ -1,0 +1,244 @@
+//! The storage engine: memtables over a database, checkpointed in the background.
+//!
+//! The log is what makes a write durable; the engine only has to reach the disk before the log is
+//! cut. So applying a command touches memory alone: it reads the newest versions, writes new ones
+//! into a memtable, and publishes the new revision to readers. When the memtable is large or old it
+//! is frozen, and a thread writes it into the database, sorted, in one transaction that also says up
+//! to which log entry the database now goes. After a crash that entry is where replay begins.
+//!
+//! - [`Engine`] applies; there is one, on one thread.
+//! - [`Reader`] gives consistent [`View`]s to anyone, without waiting for the applier.
+//! - `checkpoint` and `compact` run on the engine's own thread, and are the only writers of the
+//!   database. `docs/format.md` says what they write.
+//!
+//! An I/O error on that thread is final: it is told through [`Reader::fault`], and `apply` fails
+//! from then on.
+
+mod backend;
+mod base;
+mod checkpoint;
+mod compact;
+mod history;
+mod memtable;
+mod meta;
+mod record;
+mod shared;
+mod tables;
+mod view;
+
+use std::{fs::File, sync::Arc, thread::JoinHandle, time::Duration};
+
+use bytes::Bytes;
+
+pub use self::{
+    backend::Storage,
+    history::{Budget, History},
+    meta::Identity,
+    shared::Durable,
+    view::{Backlog, Reader, StoreSizes, View},
+};
+use self::{
+    base::Base,
+    checkpoint::Writer,
+    memtable::{Log, Memtable},
+    meta::Cut,
+    shared::{Core, Current, Facts, Shared},
+    tables::Tables,
+};
+use crate::{
+    command::{Command, Outcome, Revised},
+    fault::Fault,
+    limits,
+    machine::{self, lease::Touched},
+};
+
+/// How to open an engine.
+#[derive(Debug)]
+pub struct EngineConfig {
+    pub storage: Storage,
+    /// Written into a new database; an old one keeps its own.
+    pub identity: Identity,
+    pub memtable_bytes: usize,
+    pub memtable_age: Duration,
+    pub cache_bytes: usize,
+}
+
+impl EngineConfig {
+    #[must_use]
+    pub fn new(storage: Storage, identity: Identity) -> Self {
+        Self {
+            storage,
+            identity,
+            memtable_bytes: limits::MEMTABLE_BYTES,
+            memtable_age: limits::MEMTABLE_AGE,
+            cache_bytes: limits::CACHE_BYTES,
+        }
+    }
+}
+
+/// What applying an entry of the log gave.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    pub index: u64,
+    /// One for each command.
+    pub outcomes: Vec<Outcome>,
+    /// The revisions made, in order.
+    pub events: Vec<Arc<Revised>>,
+}
+
+/// Applies the log. Dropping it stops the checkpoint thread where it stands, which is safe: what is
+/// not on disk is in the log.
+pub struct Engine {
+    reader: Reader,
+    identity: Identity,
+    checkpointer: Option<JoinHandle<()>>,
+    /// Held for as long as the database is open.
+    _lock: Option<File>,
+}
+
+impl Engine {
+    /// Opens or makes a database. Replay begins after [`Self::applied`].
+    pub fn open(config: EngineConfig) -> Result<Self, Fault> {
+        let opened = backend::open(config.storage, config.cache_bytes, config.identity)?;
+        let found = meta::open(&opened.database)?;
+        let state = found.state;
+        let last = Cut {
+            applied: found.applied,
+            raft: found.raft.clone(),
+            revision: state.revision,
+            compacted: state.compacted,
+            sizes: state.sizes,
+            quota: state.quota,
+            touched: Touched::default(),
+            alarms: state.alarms.clone(),
+            members: state.members.values().cloned().collect(),
+        };
+        let durable = Durable {
+            index: found.applied,
+            raft: found.raft.clone(),
+            revision: state.revision,
+            compacted: found.progress.done,
+        };
+        let tables = Arc::new(Tables {
+            active: Arc::new(Memtable::default()),
+            frozen: Vec::new(),
+            base: Base::open(&opened.database, state.revision)?,
+            recent: Arc::new(Log::default()),
+        });
+        let current = Current {
+            tables,
+            revision: state.revision,
+            compacted: state.compacted,
+            sizes: state.sizes,
+            facts: Arc::new(Facts::of(&state)),
+        };
+        let core = Core { state, applied: found.applied, raft: found.raft, dirty: false };
+        let (bytes, age) = (config.memtable_bytes, config.memtable_age);
+        let shared = Arc::new(Shared::new(core, current, durable, opened.bytes, bytes, age));
+        let writer = Writer { database: opened.database, progress: found.progress, last };
+        let checkpointer = start_checkpointer(shared.clone(), writer)?;
+        Ok(Self {
+            reader: Reader { shared },
+            identity: found.identity,
+            checkpointer: Some(checkpointer),
+            _lock: opened.lock,
+        })
+    }
+
+    /// Who the data belong to.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The last entry applied, and what raft gave with it: after opening, those of the checkpoint.
+    #[must_use]
+    pub fn applied(&self) -> (Option<u64>, Bytes) {
+        let core = self.reader.shared.core();
+        (core.applied, core.raft.clone())
+    }
+
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        self.reader.clone()
+    }
+
+    /// Applies one committed entry of the log: all its commands, in order. `raft`, if given, is what
+    /// to keep with the entry for raft's own use.
+    ///
+    /// Waits when the checkpoint thread has fallen behind by as many memtables as may be frozen.
+    ///
+    /// # Panics
+    /// If the entry was applied before: the log and the database disagree.
+    pub fn apply(
+        &mut self,
+        index: u64,
+        raft: Option<Bytes>,
+        commands: &[Command],
+    ) -> Result<Applied, Fault> {
+        let shared = &self.reader.shared;
+        shared.make_room()?;
+        let mut core = shared.core();
+        assert!(core.applied.is_none_or(|applied| applied < index), "entry {index} applied twice");
+        let tables = shared.current().tables;
+        let mut applied =
+            Applied { index, outcomes: Vec::with_capacity(commands.len()), events: Vec::new() };
+        core.dirty = true;
+        for command in commands {
+            let done = machine::apply(&mut core.state, &*tables, command)?;
+            applied.outcomes.push(done.outcome);
+            if let Some((revised, traces)) = done.revised {
+                tables.active.log.push(revised.clone(), traces);
+                applied.events.push(revised);
+            }
+        }
+        core.applied = Some(index);
+        if let Some(raft) = raft {
+            core.raft = raft;
+        }
+        shared.publish(&core);
+        Ok(applied)
+    }
+
+    /// Waits until all that has been applied is on disk.
+    pub fn checkpoint(&self) -> Result<(), Fault> {
+        let wanted = self.reader.request_checkpoint();
+        self.reader.shared.wait_for_durable(wanted)
+    }
+
+    /// Puts everything on disk and stops, so that the next start has nothing to replay.
+    pub fn close(self) -> Result<(), Fault> {
+        self.checkpoint()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.reader.shared.stop();
+        if let Some(thread) = self.checkpointer.take()
+            && thread.join().is_err()
+        {
+            // The thread's own panic has been reported; there is nothing left to stop.
+            std::process::abort();
+        }
+    }
+}
+
+/// A panic on this thread is a broken invariant of the data, so it ends the process.
+fn start_checkpointer(shared: Arc<Shared>, writer: Writer) -> Result<JoinHandle<()>, Fault> {
+    struct AbortOnPanic;
+    impl Drop for AbortOnPanic {
+        fn drop(&mut self) {
+            if std::thread::panicking() {
+                std::process::abort();
+            }
+        }
+    }
+    std::thread::Builder::new()
+        .name("checkpoint".into())
+        .spawn(move || {
+            let _guard = AbortOnPanic;
+            shared.run(writer);
+        })
+        .map_err(|error| Fault::io("start the checkpoint thread", error))
+}

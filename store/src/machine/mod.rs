@@ -1,0 +1,257 @@
+//! The state machine: what a committed command does.
+//!
+//! Pure and deterministic. The same commands in the same order give the same state, the same
+//! answers and the same refusals on every member and after every restart. There is no clock, no
+//! randomness, no I/O and no unordered iteration in this folder. Versions of keys live behind
+//! [`rows::RowsMut`]; everything else that commands change is small and lives in [`State`].
+//!
+//! ```text
+//! command ──▶ allowed? ──▶ draft of the next revision ──▶ commit: revision, sizes, leases, alarm
+//!                │              │
+//!                ▼              ▼ refused: versions taken back
+//!             refusal        refusal
+//! ```
+//!
+//! A command that changes keys takes the next revision; one that changes none (a delete of nothing,
+//! a transaction that only read) takes no revision, and neither do leases, alarms and compaction
+//! marks.
+
+pub mod digest;
+mod draft;
+pub mod lease;
+pub mod links;
+pub mod range;
+pub mod rows;
+pub mod size;
+mod txn;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use self::{draft::Draft, lease::Leases, rows::RowsMut, size::Sizes, size::Trace};
+use crate::{
+    command::{
+        Alarm, AlarmKind, Command, DeleteRange, KeyRange, LeaseId, Member, MemberId, Outcome,
+        Refusal, Response, Revised, Revision, Txn, TxnAnswer,
+    },
+    fault::{Error, Fault},
+};
+
+/// The bytes the store may hold, and the member whose flag says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Zero is no bound.
+    pub bytes: u64,
+    pub member: MemberId,
+}
+
+/// All that commands change, but for the versions of keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    pub revision: Revision,
+    /// The oldest revision that can be read; −1 before the first compaction, as etcd reports it.
+    pub compacted: Revision,
+    pub sizes: Sizes,
+    pub quota: Quota,
+    pub alarms: BTreeSet<Alarm>,
+    pub members: BTreeMap<MemberId, Member>,
+    pub leases: Leases,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            revision: Revision::FIRST,
+            compacted: Revision(-1),
+            sizes: Sizes::default(),
+            quota: Quota::default(),
+            alarms: BTreeSet::new(),
+            members: BTreeMap::new(),
+            leases: Leases::default(),
+        }
+    }
+}
+
+/// What applying a command gave.
+pub struct Applied {
+    pub outcome: Outcome,
+    /// The changes, if it made a revision, with one trace for each.
+    pub revised: Option<(Arc<Revised>, Vec<Trace>)>,
+}
+
+/// Applies one committed command.
+pub fn apply(state: &mut State, rows: &impl RowsMut, command: &Command) -> Result<Applied, Fault> {
+    let run = state.allow(command).map_err(Error::from).and_then(|()| run(state, rows, command));
+    let (result, revised) = match run {
+        Ok((response, revised)) => (Ok(response), revised),
+        Err(Error::Refused(refusal)) => (Err(refusal), None),
+        Err(Error::Failed(fault)) => return Err(fault),
+    };
+    Ok(Applied { outcome: Outcome { revision: state.revision, result }, revised })
+}
+
+/// Answers a transaction that only asks, outside the log.
+pub fn ask(
+    rows: &impl rows::Rows,
+    compacted: Revision,
+    current: Revision,
+    txn: &Txn,
+) -> Result<TxnAnswer, Error> {
+    txn::ask(rows, compacted, current, txn)
+}
+
+type Run = (Response, Option<(Arc<Revised>, Vec<Trace>)>);
+
+fn run(state: &mut State, rows: &impl RowsMut, command: &Command) -> Result<Run, Error> {
+    let response = match command {
+        Command::Put(put) => {
+            return state.revise(rows, |draft| draft.put(put).map(Response::Put));
+        }
+        Command::Delete(delete) => {
+            return state.revise(rows, |draft| draft.delete(delete).map(Response::Delete));
+        }
+        Command::Txn(txn) => {
+            return state.revise(rows, |draft| txn::run(draft, txn).map(Response::Txn));
+        }
+        Command::LeaseRevoke(id) => return state.revoke(rows, *id),
+        Command::Compact(revision) => state.compact(rows, *revision)?,
+        Command::LeaseGrant { id, ttl } => {
+            state.leases.grant(*id, *ttl)?;
+            Response::LeaseGrant { id: *id, ttl: *ttl }
+        }
+        Command::LeaseCheckpoint(remaining) => {
+            remaining.iter().for_each(|(id, seconds)| state.leases.checkpoint(*id, *seconds));
+            Response::LeaseCheckpoint
+        }
+        Command::RaiseAlarm(alarm) => {
+            let raised = state.alarms.insert(*alarm);
+            Response::Alarms(raised.then_some(*alarm).into_iter().collect())
+        }
+        Command::ClearAlarm(alarm) => {
+            let cleared = state.alarms.remove(alarm);
+            Response::Alarms(cleared.then_some(*alarm).into_iter().collect())
+        }
+        Command::MemberAttributes(member) => {
+            state.members.insert(member.id, member.clone());
+            Response::MemberAttributes
+        }
+        Command::Quota { bytes, member } => {
+            state.quota = Quota { bytes: *bytes, member: *member };
+            Response::Quota
+        }
+    };
+    Ok((response, None))
+}
+
+impl State {
+    /// Under an alarm some commands are refused whatever they hold: without space those that could
+    /// take more, with corrupt members all that change data.
+    fn allow(&self, command: &Command) -> Result<(), Refusal> {
+        let (takes_space, changes_data) = match command {
+            Command::Put(_) | Command::LeaseGrant { .. } => (true, true),
+            Command::Txn(txn) => (txn::may_put(txn), true),
+            Command::Delete(_) | Command::Compact(_) | Command::LeaseRevoke(_) => (false, true),
+            Command::LeaseCheckpoint(_)
+            | Command::RaiseAlarm(_)
+            | Command::ClearAlarm(_)
+            | Command::MemberAttributes(_)
+            | Command::Quota { .. } => (false, false),
+        };
+        if changes_data && self.has_alarm(AlarmKind::Corrupt) {
+            return Err(Refusal::Corrupt);
+        }
+        if takes_space && self.has_alarm(AlarmKind::NoSpace) {
+            return Err(Refusal::NoSpace);
+        }
+        Ok(())
+    }
+
+    fn has_alarm(&self, kind: AlarmKind) -> bool {
+        self.alarms.iter().any(|alarm| alarm.kind == kind)
+    }
+
+    /// Makes a revision of what `steps` do, or nothing if they are refused.
+    fn revise<R: RowsMut>(
+        &mut self,
+        rows: &R,
+        steps: impl FnOnce(&mut Draft<'_, R>) -> Result<Response, Error>,
+    ) -> Result<Run, Error> {
+        let mut draft = Draft {
+            rows,
+            leases: &self.leases,
+            compacted: self.compacted,
+            base: self.revision,
+            changes: Vec::new(),
+        };
+        match steps(&mut draft) {
+            Ok(response) => {
+                let changes = draft.changes;
+                Ok((response, self.commit(changes)))
+            }
+            Err(error) => {
+                draft.undo();
+                Err(error)
+            }
+        }
+    }
+
+    fn commit(&mut self, changes: Vec<draft::Change>) -> Option<(Arc<Revised>, Vec<Trace>)> {
+        if changes.is_empty() {
+            return None;
+        }
+        self.revision = self.revision.next();
+        self.sizes.next_revision();
+        let mut traces = Vec::with_capacity(changes.len());
+        let mut events = Vec::with_capacity(changes.len());
+        for draft::Change { event, meta } in changes {
+            assert_eq!(meta.at.main, self.revision, "a change belongs to the revision being made");
+            let replaced = event.prev.as_ref().map(|prev| size::cost(&prev.key, &prev.value));
+            let new = size::cost(&event.kv.key, &event.kv.value);
+            self.sizes.change(new, replaced, meta.is_tombstone());
+            let lease = event.prev.as_ref().map_or(LeaseId::NONE, |prev| prev.lease);
+            self.leases.move_key(&event.kv.key, lease, event.kv.lease);
+            traces.push(Trace { links: meta.links, dead: self.sizes.dead });
+            events.push(event);
+        }
+        self.watch_quota();
+        Some((Arc::new(Revised { revision: self.revision, events }), traces))
+    }
+
+    /// What crosses the quota has been done; the alarm refuses what comes next.
+    fn watch_quota(&mut self) {
+        if self.quota.bytes != 0 && self.sizes.retained() > self.quota.bytes {
+            self.alarms.insert(Alarm { member: self.quota.member, kind: AlarmKind::NoSpace });
+        }
+    }
+
+    /// Deletes the keys of a lease in one revision, in key order, and then the lease.
+    fn revoke(&mut self, rows: &impl RowsMut, id: LeaseId) -> Result<Run, Error> {
+        let lease = self.leases.get(id).ok_or(Refusal::LeaseNotFound)?;
+        let keys: Vec<_> = lease.keys.iter().cloned().collect();
+        let run = self.revise(rows, |draft| {
+            for key in keys {
+                draft.delete(&DeleteRange { range: KeyRange::Key(key), prev_kv: false })?;
+            }
+            Ok(Response::LeaseRevoke)
+        })?;
+        self.leases.remove(id);
+        Ok(run)
+    }
+
+    /// Marks history before a revision as forgotten. The rows go later, in the background.
+    fn compact(&mut self, rows: &impl RowsMut, upto: Revision) -> Result<Response, Error> {
+        if upto <= self.compacted {
+            return Err(Refusal::Compacted { compacted: self.compacted }.into());
+        }
+        if upto > self.revision {
+            return Err(Refusal::FutureRevision { current: self.revision }.into());
+        }
+        if let Some(dead) = rows.dead(upto)? {
+            self.sizes.freed = dead;
+        }
+        self.compacted = upto;
+        Ok(Response::Compact)
+    }
+}
