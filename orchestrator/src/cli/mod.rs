@@ -5,6 +5,7 @@
 //! the way out. Exit codes: 0 done, 1 refused or failed, 2 the command line itself was wrong.
 
 pub mod args;
+pub mod env;
 pub mod logging;
 
 use std::ffi::OsString;

@@ -193,23 +193,11 @@ impl Pki {
         })
     }
 
-    /// File of the API's authority.
-    pub fn ca_path(&self) -> PathBuf {
-        pair(&self.dir, CLUSTER_AUTHORITY).0
+    /// Files a client of the store needs: authority, certificate, key.
+    pub fn store_client_files(&self) -> [PathBuf; 3] {
+        let (cert, key) = pair(&self.dir, Role::StoreClient.file());
+        [pair(&self.dir, STORE_AUTHORITY).0, cert, key]
     }
-}
-
-/// Files `etcdctl` needs to talk to the store of the cluster whose certificates are in `dir`:
-/// authority, certificate, key.
-pub fn store_client_files(dir: &Path) -> Result<[PathBuf; 3], Error> {
-    let (authority, _) = pair(dir, STORE_AUTHORITY);
-    let (cert, key) = pair(dir, Role::StoreClient.file());
-    for path in [&authority, &cert, &key] {
-        if !path.exists() {
-            return Err(Error::Missing(path.clone()));
-        }
-    }
-    Ok([authority, cert, key])
 }
 
 fn pair(dir: &Path, name: &str) -> (PathBuf, PathBuf) {

@@ -182,9 +182,9 @@ impl Plan {
         all
     }
 
-    /// Names of the Services that own elements.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.services.keys().map(String::as_str)
+    /// Addresses that some front leads to.
+    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.hairpins.keys().copied()
     }
 
     fn replace(&mut self, front: Front, backs: Vec<Back>, changes: &mut Changes) {

@@ -34,6 +34,19 @@ pub enum Error {
     Socket(#[from] io::Error),
 }
 
+impl Error {
+    /// The kernel has no nf_tables at all, or none for this caller.
+    pub(super) fn is_unsupported(&self) -> bool {
+        let errno = match self {
+            Self::Refused { errno, .. } => *errno,
+            Self::Socket(error) => {
+                error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)
+            }
+        };
+        matches!(errno, Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP | Errno::EAFNOSUPPORT)
+    }
+}
+
 impl From<Errno> for Error {
     fn from(errno: Errno) -> Self {
         Self::Socket(errno.into())

@@ -88,6 +88,12 @@ pub struct ServiceSpec {
     /// Send to pods that are not ready too.
     #[serde(deserialize_with = "or_default")]
     pub publish_not_ready_addresses: bool,
+    /// `ClientIP` to send one client always to the same pod.
+    #[serde(deserialize_with = "or_default")]
+    pub session_affinity: String,
+    /// `Local` to send only to pods of the sender's node.
+    #[serde(deserialize_with = "or_default")]
+    pub internal_traffic_policy: String,
 }
 
 /// A port of a Service.
