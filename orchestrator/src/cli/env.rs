@@ -44,7 +44,7 @@ fn exports(record: &Record) -> String {
 }
 
 /// Plain words stay as they are; everything else goes into single quotes.
-fn quote(value: &str) -> String {
+pub fn quote(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./:,=@%+".contains(&byte);
     if !value.is_empty() && value.bytes().all(plain) {
         return value.to_owned();

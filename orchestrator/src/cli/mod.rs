@@ -6,7 +6,9 @@
 
 pub mod args;
 pub mod env;
+pub mod image;
 pub mod logging;
+pub mod root;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -42,10 +44,10 @@ pub fn shim(args: Vec<OsString>) -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Env(args) => env::run(&args),
+        Command::Image(command) => image::run(&command),
         Command::Up(_)
         | Command::Down(_)
-        | Command::Env(_)
-        | Command::Image(_)
         | Command::Apiserver(_)
         | Command::Scheduler(_)
         | Command::Controllers(_)

@@ -11,6 +11,9 @@
 //! ep    10.96.7.7 . tcp . 80 . 2    → 10.244.0.6 . 8080
 //! ```
 //!
+//! A node port is a key whose address is 0.0.0.0, in a verdict map of its own without the address: it
+//! stands for every address of the node.
+//!
 //! Endpoints keep their numbers as long as they live; a hole is filled by a new endpoint, or by the
 //! last one. So an endpoint that comes, goes or is replaced changes one or two elements, however many
 //! its Service has. A key without endpoints has no element at all: its packets meet the reject rule.
@@ -53,6 +56,7 @@ impl Protocol {
 /// What a client connects to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Front {
+    /// 0.0.0.0 for a node port.
     pub address: Ipv4Addr,
     pub protocol: Protocol,
     pub port: u16,
@@ -81,6 +85,8 @@ pub struct ServicePort {
     pub name: String,
     pub protocol: Protocol,
     pub port: u16,
+    /// The port every node forwards, for Services that have one.
+    pub node_port: Option<u16>,
 }
 
 /// An EndpointSlice as far as the proxy cares.
@@ -104,7 +110,7 @@ pub struct Endpoint {
 /// One element to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
-    /// `front → goto c<count>`.
+    /// `front → goto c<count>`, or `n<count>` for a node port.
     Service { front: Front, count: u32 },
     /// `front . index → back`.
     Endpoint { front: Front, index: u32, back: Back },
@@ -142,6 +148,13 @@ pub struct Plan {
     fronts: BTreeMap<Front, Vec<Back>>,
     /// How many fronts lead to an address.
     hairpins: BTreeMap<Ipv4Addr, usize>,
+}
+
+impl Front {
+    /// Whether it stands for every address of the node.
+    pub fn is_node_port(self) -> bool {
+        self.address.is_unspecified()
+    }
 }
 
 impl Plan {
@@ -246,8 +259,10 @@ fn wanted(service: &Service, slices: &[Slice]) -> BTreeMap<Front, BTreeSet<Back>
         if backs.is_empty() {
             continue;
         }
-        for address in &service.addresses {
-            let front = Front { address: *address, protocol: port.protocol, port: port.port };
+        let clusters = service.addresses.iter().map(|address| (*address, port.port));
+        let nodes = port.node_port.map(|number| (Ipv4Addr::UNSPECIFIED, number));
+        for (address, number) in clusters.chain(nodes) {
+            let front = Front { address, protocol: port.protocol, port: number };
             fronts.insert(front, backs.clone());
         }
     }

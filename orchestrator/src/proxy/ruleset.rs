@@ -5,13 +5,16 @@
 //! ```text
 //! table ip orchestrator {
 //!   map svc { type ipv4_addr . inet_proto . inet_service : verdict }
+//!   map ports { type inet_proto . inet_service : verdict }
 //!   map ep { type ipv4_addr . inet_proto . inet_service . mark : ipv4_addr . inet_service }
 //!   set hairpin { type ipv4_addr . ipv4_addr }
 //!   chain c3 { dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 3 map @ep }
+//!   chain n3 { dnat ip to 0.0.0.0 . meta l4proto . th dport . numgen random mod 3 map @ep }
 //!   chain prerouting { type nat hook prerouting priority dstnat
-//!     ip daddr . meta l4proto . th dport vmap @svc }
+//!     ip daddr . meta l4proto . th dport vmap @svc
+//!     fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @ports }
 //!   chain output { type nat hook output priority -100
-//!     ip daddr . meta l4proto . th dport vmap @svc }
+//!     the same two rules }
 //!   chain postrouting { type nat hook postrouting priority srcnat
 //!     ip saddr . ip daddr @hairpin masquerade
 //!     ip saddr 10.244.0.0/16 ip daddr != 10.244.0.0/16 oif != lo masquerade }
@@ -23,8 +26,8 @@
 //! }
 //! ```
 //!
-//! A chain `cN` serves every Service with `N` endpoints, so a Service costs elements only; the drawn
-//! number is part of the key (shown as `mark`, the 32-bit type whose listing is unambiguous). What is
+//! The chains `cN` and `nN` serve every Service with `N` endpoints, so a Service costs elements only;
+//! `nN` is for node ports, whose keys hold no address. The drawn number is part of the key (shown as `mark`, the 32-bit type whose listing is unambiguous). What is
 //! still addressed to the Service range after translation has no Service, and is rejected at once
 //! instead of following the default route. A pod that meets itself through a Service must see the
 //! answer come from elsewhere: such packets are masqueraded.
@@ -32,8 +35,8 @@
 use std::net::Ipv4Addr;
 
 use super::message::{
-    Attributes, Batch, DEL_ELEMENT, DEL_TABLE, F_APPEND, F_CREATE, Finished, NEW_CHAIN,
-    NEW_ELEMENT, NEW_RULE, NEW_SET, NEW_TABLE,
+    Attributes, Batch, DEL_ELEMENT, DEL_TABLE, F_APPEND, F_CREATE, FAMILY_IPV4, Finished,
+    NEW_CHAIN, NEW_ELEMENT, NEW_RULE, NEW_SET, NEW_TABLE,
 };
 use super::plan::{Changes, Element, Front};
 use crate::api::Cidr;
@@ -46,6 +49,7 @@ pub(super) const TABLE: &str = "orchestrator";
 const CHUNK: usize = 400;
 
 const MAP_SERVICES: &str = "svc";
+const MAP_PORTS: &str = "ports";
 const MAP_ENDPOINTS: &str = "ep";
 const SET_HAIRPIN: &str = "hairpin";
 
@@ -96,7 +100,7 @@ pub(super) struct Ranges {
 #[derive(Debug)]
 pub(super) struct Writer {
     ranges: Ranges,
-    /// Chains `c1` to `cN` are there.
+    /// Chains `c1` to `cN` and `n1` to `nN` are there.
     chains: u32,
     sequence: u32,
 }
@@ -151,6 +155,12 @@ impl Writer {
             rule(batch, name, |rule| {
                 load_front(rule);
                 lookup(rule, MAP_SERVICES, Some(VERDICT));
+            });
+            rule(batch, name, |rule| {
+                to_this_node(rule);
+                load_meta(rule, META_PROTOCOL, KEY);
+                load_payload(rule, BASE_TRANSPORT, 2, 2, KEY + 1);
+                lookup(rule, MAP_PORTS, Some(VERDICT));
             });
         }
         self.declare_masquerade(batch);
@@ -209,6 +219,11 @@ fn declare_sets(batch: &mut Batch) {
         set.u32(7, 0);
     });
     batch.push(NEW_SET, F_CREATE, |set| {
+        set_head(set, MAP_PORTS, 4, MAP_FLAG, &front[1..]);
+        set.u32(6, VERDICT_TYPE);
+        set.u32(7, 0);
+    });
+    batch.push(NEW_SET, F_CREATE, |set| {
         set_head(set, MAP_ENDPOINTS, 2, MAP_FLAG, &drawn);
         set.u32(6, joined(&[TYPE_ADDRESS, TYPE_PORT]));
         set.u32(7, 8);
@@ -231,32 +246,45 @@ fn joined(types: &[u32]) -> u32 {
     types.iter().fold(0, |joined, part| (joined << TYPE_BITS) | part)
 }
 
-/// The chain that draws one of `count` endpoints.
+/// The chains that draw one of `count` endpoints: by the packet's own address, and by none.
 fn declare_choice(batch: &mut Batch, count: u32) {
-    let name = chain_name(count);
-    batch.push(NEW_CHAIN, F_CREATE, |chain| {
-        chain.text(1, TABLE);
-        chain.text(3, &name);
+    for node_port in [false, true] {
+        let name = chain_name(node_port, count);
+        batch.push(NEW_CHAIN, F_CREATE, |chain| {
+            chain.text(1, TABLE);
+            chain.text(3, &name);
+        });
+        rule(batch, &name, |rule| {
+            load_front(rule);
+            if node_port {
+                expression(rule, "immediate", |immediate| {
+                    immediate.u32(1, KEY);
+                    immediate.nest(2, |data| data.bytes(1, &[0; 4]));
+                });
+            }
+            draw(rule, count);
+        });
+    }
+}
+
+/// Draws a number below `count`, and sends the packet where the key with that number leads.
+fn draw(rule: &mut Attributes<'_>, count: u32) {
+    expression(rule, "numgen", |numgen| {
+        numgen.u32(1, KEY + 3);
+        numgen.u32(2, count);
+        numgen.u32(3, 1); // random
     });
-    rule(batch, &name, |rule| {
-        load_front(rule);
-        expression(rule, "numgen", |numgen| {
-            numgen.u32(1, KEY + 3);
-            numgen.u32(2, count);
-            numgen.u32(3, 1); // random
-        });
-        lookup(rule, MAP_ENDPOINTS, Some(DATA));
-        expression(rule, "nat", |nat| {
-            nat.u32(1, 1); // destination
-            nat.u32(2, u32::from(super::message::FAMILY_IPV4));
-            nat.u32(3, DATA);
-            nat.u32(5, DATA + 1);
-        });
+    lookup(rule, MAP_ENDPOINTS, Some(DATA));
+    expression(rule, "nat", |nat| {
+        nat.u32(1, 1); // destination
+        nat.u32(2, u32::from(FAMILY_IPV4));
+        nat.u32(3, DATA);
+        nat.u32(5, DATA + 1);
     });
 }
 
-fn chain_name(count: u32) -> String {
-    format!("c{count}")
+fn chain_name(node_port: bool, count: u32) -> String {
+    format!("{}{count}", if node_port { 'n' } else { 'c' })
 }
 
 fn base_chain(batch: &mut Batch, name: &str, kind: &str, hook: u32, priority: i32) {
@@ -325,6 +353,19 @@ fn lookup(rule: &mut Attributes<'_>, set: &str, into: Option<u32>) {
     });
 }
 
+/// Goes on only for packets to an address of this node. Loopback is left out: such packets cannot leave
+/// for a pod.
+fn to_this_node(rule: &mut Attributes<'_>) {
+    expression(rule, "fib", |fib| {
+        fib.u32(1, KEY);
+        fib.u32(2, 3); // the kind of address
+        fib.u32(3, 2); // of the destination
+    });
+    compare(rule, EQUAL, &2u32.to_ne_bytes()); // local
+    let loopback = "127.0.0.0/8".parse().expect("a range");
+    compare_address(rule, Address::Destination, loopback, NOT_EQUAL);
+}
+
 fn compare(rule: &mut Attributes<'_>, operator: u32, value: &[u8]) {
     expression(rule, "cmp", |cmp| {
         cmp.u32(1, KEY);
@@ -357,7 +398,7 @@ fn reject(rule: &mut Attributes<'_>, kind: u32, code: u8) {
 }
 
 fn push_elements(batch: &mut Batch, message: u16, flags: u16, elements: &[Element]) {
-    for set in [MAP_SERVICES, MAP_ENDPOINTS, SET_HAIRPIN] {
+    for set in [MAP_SERVICES, MAP_PORTS, MAP_ENDPOINTS, SET_HAIRPIN] {
         let of_set: Vec<&Element> =
             elements.iter().filter(|element| set_of(element) == set).collect();
         for chunk in of_set.chunks(CHUNK) {
@@ -376,6 +417,7 @@ fn push_elements(batch: &mut Batch, message: u16, flags: u16, elements: &[Elemen
 
 fn set_of(element: &Element) -> &'static str {
     match element {
+        Element::Service { front, .. } if front.is_node_port() => MAP_PORTS,
         Element::Service { .. } => MAP_SERVICES,
         Element::Endpoint { .. } => MAP_ENDPOINTS,
         Element::Hairpin(_) => SET_HAIRPIN,
@@ -385,11 +427,13 @@ fn set_of(element: &Element) -> &'static str {
 fn push_element(out: &mut Attributes<'_>, element: &Element) {
     match *element {
         Element::Service { front, count } => {
-            out.nest(1, |key| key.bytes(1, &front_key(front)));
+            let key = front_key(front);
+            let key = if front.is_node_port() { &key[4..] } else { &key };
+            out.nest(1, |out| out.bytes(1, key));
             out.nest(2, |data| {
                 data.nest(2, |verdict| {
                     verdict.i32(1, GOTO);
-                    verdict.text(2, &chain_name(count));
+                    verdict.text(2, &chain_name(front.is_node_port(), count));
                 });
             });
         }

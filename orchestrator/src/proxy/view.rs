@@ -26,6 +26,7 @@ pub(super) fn service(stored: &stored_view::Service) -> Service {
             name: port.name.clone(),
             protocol: Protocol::parse(protocol)?,
             port: u16::try_from(port.port).ok()?,
+            node_port: u16::try_from(port.node_port).ok().filter(|number| *number != 0),
         })
     });
     Service {
@@ -52,6 +53,7 @@ fn port(port: &Value) -> Option<ServicePort> {
         name: port["name"].as_str().unwrap_or_default().to_owned(),
         protocol: Protocol::parse(port["protocol"].as_str())?,
         port: u16::try_from(port["port"].as_u64()?).ok()?,
+        node_port: None,
     })
 }
 

@@ -112,6 +112,9 @@ pub struct ServicePort {
     pub target_port: Option<TargetPort>,
     /// What is spoken there.
     pub app_protocol: Option<String>,
+    /// The port every node forwards; 0 for none.
+    #[serde(deserialize_with = "or_default")]
+    pub node_port: i64,
 }
 
 /// A port of the pods, by number or by name.

@@ -92,7 +92,7 @@ fn show(sign: char, element: &Element) -> String {
     line
 }
 
-/// `10.96.0.10 http/TCP/80 dns/UDP/53 local`
+/// `10.96.0.10 http/TCP/80 dns/UDP/53 web/TCP/80/30080 local`
 fn service(words: &[String]) -> Result<Service, Box<dyn Error>> {
     let mut service = Service::default();
     for word in words {
@@ -100,6 +100,10 @@ fn service(words: &[String]) -> Result<Service, Box<dyn Error>> {
             ["local"] => service.local_only = true,
             [address] => service.addresses.push(address.parse()?),
             [name, protocol, port] => service.ports.push(port_of(name, protocol, port)?),
+            [name, protocol, port, node] => {
+                let port = port_of(name, protocol, port)?;
+                service.ports.push(ServicePort { node_port: Some(node.parse()?), ..port });
+            }
             _ => return Err(format!("cannot read {word}").into()),
         }
     }
@@ -128,7 +132,7 @@ fn slice(words: &[String]) -> Result<Slice, Box<dyn Error>> {
 
 fn port_of(name: &str, protocol: &str, port: &str) -> Result<ServicePort, Box<dyn Error>> {
     let protocol = Protocol::parse(Some(protocol)).ok_or("no such protocol")?;
-    Ok(ServicePort { name: name.to_owned(), protocol, port: port.parse()? })
+    Ok(ServicePort { name: name.to_owned(), protocol, port: port.parse()?, node_port: None })
 }
 
 fn run(script: &str) {
@@ -154,6 +158,11 @@ fn stopping_endpoints_are_the_last_resort() {
 #[test]
 fn ports_are_joined_by_name() {
     run("ports");
+}
+
+#[test]
+fn node_ports_lead_to_the_same_endpoints() {
+    run("node_port");
 }
 
 /// Goal: whatever the endpoints do, changes add up, numbers have no gap and survivors rarely move.

@@ -163,13 +163,18 @@ impl Node {
     }
 
     fn set(&mut self, port: u16, pods: &[&Pod]) {
-        let ports = |port| {
-            vec![
-                ServicePort { name: "t".into(), protocol: Protocol::Tcp, port },
-                ServicePort { name: "u".into(), protocol: Protocol::Udp, port },
-            ]
+        let ports = |port, node_port| {
+            [("t", Protocol::Tcp), ("u", Protocol::Udp)]
+                .map(|(name, protocol)| ServicePort {
+                    name: name.into(),
+                    protocol,
+                    port,
+                    node_port,
+                })
+                .to_vec()
         };
-        let service = Service { addresses: vec![VIP], ports: ports(port), local_only: false };
+        let ports_of_service = ports(port, Some(30_000 + port));
+        let service = Service { addresses: vec![VIP], ports: ports_of_service, local_only: false };
         let endpoints = pods.iter().map(|pod| Endpoint {
             address: pod.address,
             ready: true,
@@ -177,7 +182,7 @@ impl Node {
             terminating: false,
             local: true,
         });
-        let slice = Slice { ports: ports(8080), endpoints: endpoints.collect() };
+        let slice = Slice { ports: ports(8080, None), endpoints: endpoints.collect() };
         let changes = self.plan.set(&port.to_string(), Some(&service), &[slice]);
         self.commit(&changes);
     }
@@ -213,6 +218,13 @@ fn packets_follow_the_elements() {
         assert_eq!(answers(|| ask(web)), names, "from the node to all three");
         assert_eq!(answers(|| ask_udp(web)), names, "over UDP too");
         assert_eq!(answers(|| pods[0].ask(web)), names, "from a pod to all three, itself included");
+
+        let node_port = SocketAddr::from(([10, 244, 0, 1], 30_080));
+        assert_eq!(answers(|| ask(node_port)), names, "through the node's own address");
+        assert_eq!(answers(|| ask_udp(node_port)), names, "over UDP too");
+        assert_eq!(answers(|| pods[0].ask(node_port)), names, "from a pod, itself included");
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 30_080));
+        assert_eq!(ask(loopback), Err(ErrorKind::ConnectionRefused), "loopback is the node's own");
 
         node.set(80, &[&pods[1]]);
         assert_eq!(
@@ -277,8 +289,10 @@ fn ten_thousand_services_are_one_transaction() {
         let mut all = Changes::default();
         for nth in 0..10_000u32 {
             let address = Ipv4Addr::from(u32::from(VIP) + 256 + nth);
-            let ports =
-                |port| vec![ServicePort { name: String::new(), protocol: Protocol::Tcp, port }];
+            let ports = |port| {
+                let (name, protocol, node_port) = (String::new(), Protocol::Tcp, None);
+                vec![ServicePort { name, protocol, port, node_port }]
+            };
             let service = Service { addresses: vec![address], ports: ports(80), local_only: false };
             let endpoint = |last| Endpoint {
                 address: Ipv4Addr::new(10, 244, 0, last),
