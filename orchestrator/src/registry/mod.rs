@@ -8,17 +8,34 @@
 //!
 //! A [`Registry`] is a cheap handle; every component holds one.
 
+mod admission;
+mod bind;
+mod claim;
 pub mod codec;
+mod commit;
+pub mod compact;
+mod delete;
 pub mod key;
+mod leases;
 mod options;
+mod read;
+mod repair;
+mod service;
+mod watch;
+mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use jiff::Timestamp;
+
+pub use self::claim::{ClaimError, claim};
 pub use self::options::{
-    Actor, Config, DeleteOptions, Deleted, List, ListOptions, Match, Part, Preconditions,
-    Propagation, Warnings, WatchOptions, WriteOptions,
+    Actor, Config, Deleted, List, ListOptions, Match, Warnings, WatchOptions, WriteOptions,
 };
-use crate::api::patch::Patch;
+pub use self::watch::{Event, Watch};
+pub use crate::api::lifecycle::{DeleteOptions, Part, Preconditions, Propagation};
+use crate::api::lifecycle::{SUFFIX_ALPHABET, SUFFIX_LENGTH, generated_name, scale};
+use crate::api::validate::Limits;
 use crate::api::{Key, Kind, Object, Status};
 use crate::client::etcd::Store;
 
@@ -32,40 +49,16 @@ pub struct Registry {
 struct Shared {
     store: Store,
     config: Config,
-}
-
-/// One change of one object, as a watcher sees it.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// The object came into sight.
-    Added(Object),
-    /// The object changed.
-    Modified(Object),
-    /// The object went out of sight; its last state in sight.
-    Deleted(Object),
-    /// Everything up to this revision has been told.
-    Bookmark(i64),
-}
-
-/// A running watch. Ends after an error.
-#[derive(Debug)]
-pub struct Watch {}
-
-impl Watch {
-    /// The next change. `None` after the end.
-    pub async fn recv(&mut self) -> Option<Result<Event, Status>> {
-        None
-    }
-}
-
-fn soon<T>() -> Result<T, Status> {
-    Err(Status::not_implemented("not yet"))
+    namespaces: Mutex<admission::ActiveNamespaces>,
+    event_lease: tokio::sync::Mutex<Option<leases::Shared>>,
 }
 
 impl Registry {
     /// A registry over a store.
     pub fn new(store: Store, config: Config) -> Self {
-        Self { shared: Arc::new(Shared { store, config }) }
+        let namespaces = Mutex::default();
+        let event_lease = tokio::sync::Mutex::default();
+        Self { shared: Arc::new(Shared { store, config, namespaces, event_lease }) }
     }
 
     /// The store below.
@@ -78,130 +71,67 @@ impl Registry {
         &self.shared.config
     }
 
-    /// One object.
-    pub async fn get(&self, _kind: &'static Kind, _key: &Key) -> Result<Object, Status> {
-        soon()
+    fn limits(&self) -> Limits {
+        let Config { service_cidr, node_ports, .. } = *self.config();
+        Limits { service_cidr, node_ports }
+    }
+
+    fn namespaces(&self) -> MutexGuard<'_, admission::ActiveNamespaces> {
+        self.shared.namespaces.lock().expect("no code panics while it holds the map")
     }
 
     /// One part of one object: its Scale for [`Part::Scale`], the object otherwise.
     pub async fn get_part(
         &self,
-        _kind: &'static Kind,
-        _key: &Key,
-        _part: Part,
+        kind: &'static Kind,
+        key: &Key,
+        part: Part,
     ) -> Result<Object, Status> {
-        soon()
-    }
-
-    /// The objects of a kind, in one namespace or in all.
-    pub async fn list(
-        &self,
-        _kind: &'static Kind,
-        _namespace: Option<&str>,
-        _options: &ListOptions,
-    ) -> Result<List, Status> {
-        soon()
-    }
-
-    /// Follows the changes of a kind, in one namespace or in all.
-    pub async fn watch(
-        &self,
-        _kind: &'static Kind,
-        _namespace: Option<&str>,
-        _options: WatchOptions,
-    ) -> Result<Watch, Status> {
-        soon()
-    }
-
-    /// Creates an object. Its namespace must be set for kinds that have one.
-    pub async fn create(
-        &self,
-        _actor: &Actor,
-        _kind: &'static Kind,
-        _object: Object,
-        _options: &WriteOptions,
-    ) -> Result<Object, Status> {
-        soon()
-    }
-
-    /// Replaces a part of an object. With a `resourceVersion` only if nobody wrote in between.
-    pub async fn update(
-        &self,
-        _actor: &Actor,
-        _kind: &'static Kind,
-        _key: &Key,
-        _part: Part,
-        _object: Object,
-        _options: &WriteOptions,
-    ) -> Result<Object, Status> {
-        soon()
-    }
-
-    /// Changes a part of an object by a patch.
-    pub async fn patch(
-        &self,
-        _actor: &Actor,
-        _kind: &'static Kind,
-        _key: &Key,
-        _part: Part,
-        _patch: &Patch,
-        _options: &WriteOptions,
-    ) -> Result<Object, Status> {
-        soon()
-    }
-
-    /// Changes a part of an object by a function, again and again until nobody wrote in between.
-    /// The function sees the whole object; what it changes outside the part is ignored. An object
-    /// that comes out unchanged is not written.
-    pub async fn modify(
-        &self,
-        _actor: &Actor,
-        _kind: &'static Kind,
-        _key: &Key,
-        _part: Part,
-        _change: impl FnMut(&mut Object) -> Result<(), Status> + Send,
-    ) -> Result<Object, Status> {
-        soon()
-    }
-
-    /// Deletes an object, or marks it as being deleted.
-    pub async fn delete(
-        &self,
-        _actor: &Actor,
-        _kind: &'static Kind,
-        _key: &Key,
-        _options: &DeleteOptions,
-    ) -> Result<Deleted, Status> {
-        soon()
-    }
-
-    /// Deletes all selected objects of a kind in a namespace, one by one.
-    pub async fn delete_collection(
-        &self,
-        _actor: &Actor,
-        _kind: &'static Kind,
-        _namespace: Option<&str>,
-        _options: &DeleteOptions,
-        _which: &ListOptions,
-    ) -> Result<List, Status> {
-        soon()
-    }
-
-    /// Binds a pod to a node, once. A `uid` makes sure that it is still the same pod.
-    pub async fn bind(
-        &self,
-        _actor: &Actor,
-        _pod: &Key,
-        _uid: Option<&str>,
-        _node: &str,
-        _options: &WriteOptions,
-    ) -> Result<Object, Status> {
-        soon()
+        let object = self.get(kind, key).await?;
+        Ok(match part {
+            Part::Scale => scale(&object),
+            Part::Main | Part::Status | Part::Finalize => object,
+        })
     }
 }
 
-/// Makes sure that the store is ours: marks an empty one, refuses one that holds another server's
-/// objects.
-pub async fn claim(_store: &Store) -> Result<(), Status> {
-    soon()
+/// The time, read in this one place for all that is written.
+fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+fn new_uid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+fn generate_name(prefix: &str) -> String {
+    let letter = || {
+        let nth = rand::random_range(0..SUFFIX_ALPHABET.len());
+        char::from(SUFFIX_ALPHABET[nth])
+    };
+    let suffix: String = std::iter::repeat_with(letter).take(SUFFIX_LENGTH).collect();
+    generated_name(prefix, &suffix)
+}
+
+/// Reads a resource version; absent and `0` both mean no particular one.
+pub fn parse_revision(text: &str) -> Result<i64, Status> {
+    if text.is_empty() {
+        return Ok(0);
+    }
+    text.parse().ok().filter(|revision| *revision >= 0).ok_or_else(|| {
+        Status::bad_request(format!("resourceVersion: Invalid value: {text:?}: must be a number"))
+    })
+}
+
+/// A key must have a namespace exactly if the kind does.
+fn check_scope(kind: &Kind, key: &Key) -> Result<(), Status> {
+    match (&key.namespace, kind.namespaced) {
+        (Some(_), true) | (None, false) => Ok(()),
+        (None, true) => {
+            Err(Status::bad_request("an empty namespace may not be set during creation"))
+        }
+        (Some(_), false) => {
+            Err(Status::bad_request("namespace may not be set for a cluster-wide resource"))
+        }
+    }
 }

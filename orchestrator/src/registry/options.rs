@@ -27,20 +27,6 @@ impl Actor {
     }
 }
 
-/// The part of an object a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Part {
-    /// The object without its status.
-    #[default]
-    Main,
-    /// The `status` sub-resource.
-    Status,
-    /// The `scale` sub-resource: given and taken as an `autoscaling/v1` Scale.
-    Scale,
-    /// The `finalize` sub-resource of namespaces: `spec.finalizers`.
-    Finalize,
-}
-
 /// Collects `Warning` headers for whoever asked. Clones share one list.
 #[derive(Debug, Clone, Default)]
 pub struct Warnings(Arc<Mutex<Vec<String>>>);
@@ -75,43 +61,15 @@ pub struct WriteOptions {
 }
 
 impl WriteOptions {
+    /// Hands warnings to the writer.
+    pub(super) fn warn(&self, warnings: Vec<String>) {
+        warnings.into_iter().for_each(|warning| self.warnings.add(warning));
+    }
+
     /// For components: unknown fields are an error, because only we can have made them.
     pub fn strict() -> Self {
         Self { field_validation: FieldValidation::Strict, ..Self::default() }
     }
-}
-
-/// What must be true of an object for a write to happen.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Preconditions {
-    /// It is this very object, not a later one of the same name.
-    pub uid: Option<String>,
-    /// Nobody has written it since this revision.
-    pub resource_version: Option<String>,
-}
-
-/// What becomes of the objects an object owns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Propagation {
-    /// The owner goes at once, the collector removes what it owned.
-    Background,
-    /// The owner stays until what it owned is gone.
-    Foreground,
-    /// What it owned stays, without owner.
-    Orphan,
-}
-
-/// How an object is deleted.
-#[derive(Debug, Clone, Default)]
-pub struct DeleteOptions {
-    /// Seconds a pod may take to stop; `None` leaves it to the pod.
-    pub grace_period_seconds: Option<i64>,
-    /// What becomes of owned objects; `None` leaves it to the kind.
-    pub propagation: Option<Propagation>,
-    /// What must be true of the object.
-    pub preconditions: Preconditions,
-    /// Do everything but the write.
-    pub dry_run: bool,
 }
 
 /// What a delete came to.
