@@ -8,6 +8,7 @@ pub mod cli;
 pub mod api;
 pub mod client;
 pub mod scheduler;
+pub mod controllers;
 pub mod registry;
 pub mod up;
 pub mod pki;

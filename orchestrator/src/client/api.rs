@@ -14,7 +14,7 @@ use super::etcd::Range;
 use super::events::Severity;
 use super::view::ObjectRef;
 use crate::api::{Key, Kind, Object, Status};
-use crate::registry::{Actor, DeleteOptions, Deleted, Part, WriteOptions};
+use crate::registry::{Actor, DeleteOptions, Deleted, ListOptions, Part, WriteOptions};
 
 /// Why a run of a controller failed.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +129,23 @@ impl Api {
             Err(status) if status.is_not_found() => Ok(()),
             Err(status) => self.remember(kind, Err(status)).map(drop),
         }
+    }
+
+    /// Deletes every selected object of a kind in a namespace.
+    pub async fn delete_all(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        options: &DeleteOptions,
+        which: &ListOptions,
+    ) -> Result<(), Error> {
+        let registry = &self.context.registry;
+        let done =
+            registry.delete_collection(&self.actor, kind, Some(namespace), options, which).await;
+        if done.is_err() {
+            self.written().doubtful.push(kind);
+        }
+        Ok(done.map(drop)?)
     }
 
     /// Binds a pod to a node.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::api::Api;
 use super::cache::{AnyCache, Cache};
+use super::election::Election;
 use super::etcd::Store;
 use super::events::Recorder;
 use super::reflector::Reflector;
@@ -29,6 +30,7 @@ pub struct Context {
     /// Where components report what they did.
     pub events: Recorder,
     tasks: Tasks,
+    identity: Option<Arc<str>>,
 }
 
 impl Context {
@@ -44,7 +46,34 @@ impl Context {
                 slots: Mutex::default(),
             }),
         };
-        Self { registry, caches, events, tasks: tasks.clone() }
+        Self { registry, caches, events, tasks: tasks.clone(), identity: None }
+    }
+
+    /// The same for one of several processes with the same components: each component then works
+    /// only while it leads. Without an identity the process is taken to be alone.
+    #[must_use]
+    pub fn among_others(mut self, identity: &str) -> Self {
+        self.identity = Some(identity.into());
+        self
+    }
+
+    /// Runs a component while this process leads it. The token ends with the lead.
+    pub async fn lead<E, F>(
+        &self,
+        component: &str,
+        mut work: impl FnMut(CancellationToken) -> F,
+    ) -> Result<(), E>
+    where
+        F: Future<Output = Result<(), E>>,
+    {
+        let stop = self.token();
+        match &self.identity {
+            None => work(stop).await,
+            Some(identity) => {
+                let store = self.registry.store().clone();
+                Election::new(store, component, identity).run(&stop, work).await
+            }
+        }
     }
 
     /// The token that tells components to stop.
@@ -102,6 +131,17 @@ impl Caches {
         let kind = kind.stored();
         let typed = starts.iter().find(|(one, _)| *one == kind);
         typed.map_or(Self::any_of::<Object> as fn(&Self, _) -> _, |(_, start)| *start)(self, kind)
+    }
+
+    /// Returns once every kind asked for so far has been listed.
+    pub async fn all_synced(&self) {
+        let all: Vec<Arc<dyn AnyCache>> = {
+            let slots = self.inner.slots.lock().unwrap_or_else(PoisonError::into_inner);
+            slots.values().map(|slot| Arc::clone(&slot.any)).collect()
+        };
+        for cache in all {
+            cache.synced().await;
+        }
     }
 
     /// The cache of a kind, if anybody in this process has asked for it.

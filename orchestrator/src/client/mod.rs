@@ -7,6 +7,7 @@
 
 pub mod api;
 pub mod cache;
+pub mod condition;
 mod context;
 pub mod controller;
 pub mod election;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::workload::Condition;
 use super::{Meta, Toleration, View, or_default, time};
@@ -82,6 +83,17 @@ impl Effect {
             Self::PreferNoSchedule => "PreferNoSchedule",
             Self::NoExecute => "NoExecute",
         }
+    }
+}
+
+impl Taint {
+    /// The taint as a node carries it, without its time.
+    pub fn to_value(&self) -> Value {
+        let mut value = json!({"key": self.key, "effect": self.effect.text()});
+        if !self.value.is_empty() {
+            value["value"] = self.value.as_str().into();
+        }
+        value
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::or_default;
 
@@ -43,6 +44,27 @@ impl Selector {
                 .match_expressions
                 .iter()
                 .all(|one| one.matches(labels.get(&one.key).map(String::as_str)))
+    }
+}
+
+impl Selector {
+    /// The selector as objects carry it.
+    pub fn to_value(&self) -> Value {
+        let mut value = json!({});
+        if !self.match_labels.is_empty() {
+            value["matchLabels"] = json!(self.match_labels);
+        }
+        if !self.match_expressions.is_empty() {
+            let one = |one: &Requirement| {
+                let mut value = json!({"key": one.key, "operator": one.operator});
+                if !one.values.is_empty() {
+                    value["values"] = json!(one.values);
+                }
+                value
+            };
+            value["matchExpressions"] = self.match_expressions.iter().map(one).collect();
+        }
+        value
     }
 }
 
