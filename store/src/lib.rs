@@ -11,6 +11,7 @@ pub mod lessor;
 pub mod limits;
 pub mod logging;
 pub mod machine;
+pub mod raft;
 mod tasks;
 mod tls;
 pub mod wal;

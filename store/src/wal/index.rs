@@ -19,6 +19,8 @@ use std::sync::Arc;
 pub struct Index {
     pub state: State,
     pub segments: VecDeque<Segment>,
+    /// Where a log begins from which nothing was purged: wherever its first entry was.
+    base: u64,
 }
 
 /// One segment and the entries in it.
@@ -76,7 +78,7 @@ impl Index {
 
     /// Index of the first entry that can still be read.
     pub fn first(&self) -> u64 {
-        self.state.purged.map_or(0, |purged| purged.index + 1)
+        self.state.purged.map_or(self.base, |purged| purged.index + 1)
     }
 
     /// Takes one record, which stands at `offset` of the newest segment, into account.
@@ -112,7 +114,9 @@ impl Index {
     }
 
     fn append(&mut self, offset: u64, id: LogId) -> Result<(), String> {
-        if id.index != self.next() {
+        if self.state.last.is_none() {
+            self.base = id.index;
+        } else if id.index != self.next() {
             return Err(format!("entry {} follows entry {:?}", id.index, self.state.last));
         }
         if self.state.last.is_some_and(|last| last.term > id.term) {

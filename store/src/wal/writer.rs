@@ -55,18 +55,24 @@ struct Shared {
     completed: AtomicU64,
     /// What the state machine's durable checkpoint covers, plus one.
     durable: AtomicU64,
-    counters: Counters,
+    counts: Counts,
 }
 
-/// What the log has done so far.
-#[derive(Default)]
+/// What the log has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// `fdatasync` calls of batches.
-    pub syncs: AtomicU64,
-    /// Records written.
-    pub records: AtomicU64,
-    /// Nanoseconds spent in write and sync.
-    pub busy_nanos: AtomicU64,
+    /// Batches: one write and one `fdatasync` each.
+    pub syncs: u64,
+    pub records: u64,
+    /// Time spent in writing and syncing.
+    pub busy_nanos: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    syncs: AtomicU64,
+    records: AtomicU64,
+    busy_nanos: AtomicU64,
 }
 
 #[derive(Default)]
@@ -98,7 +104,7 @@ impl Wal {
             index: log.index(),
             completed: AtomicU64::new(0),
             durable: AtomicU64::new(0),
-            counters: Counters::default(),
+            counts: Counts::default(),
         });
         let run = shared.clone();
         let spawned = thread::Builder::new().name("wal".into()).spawn(move || {
@@ -170,8 +176,13 @@ impl Wal {
     }
 
     /// What was done so far.
-    pub fn counters(&self) -> &Counters {
-        &self.shared.counters
+    pub fn counters(&self) -> Counters {
+        let counts = &self.shared.counts;
+        Counters {
+            syncs: counts.syncs.load(Ordering::Relaxed),
+            records: counts.records.load(Ordering::Relaxed),
+            busy_nanos: counts.busy_nanos.load(Ordering::Relaxed),
+        }
     }
 
     /// Reads entries `from..until` from the segments: as many as are there from the start of the
@@ -179,6 +190,7 @@ impl Wal {
     pub fn read(&self, from: u64, until: u64, bytes_max: usize) -> Result<Vec<Entry>, Fault> {
         let mut entries = Vec::new();
         let mut bytes = 0;
+        let from = from.max(log::lock(&self.shared.index).first());
         for index in from..until {
             let place = log::lock(&self.shared.index).locate(index);
             let Some(place) = place else { break };
@@ -291,10 +303,10 @@ impl Writer {
             let outcome = self.log.write(records);
             let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
             let records: usize = requests.iter().map(|request| request.records.len()).sum();
-            let counters = &self.shared.counters;
-            counters.syncs.fetch_add(1, Ordering::Relaxed);
-            counters.records.fetch_add(records as u64, Ordering::Relaxed);
-            counters.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
+            let counts = &self.shared.counts;
+            counts.syncs.fetch_add(1, Ordering::Relaxed);
+            counts.records.fetch_add(records as u64, Ordering::Relaxed);
+            counts.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
             match outcome {
                 Ok(()) => {
                     self.shared.completed.fetch_add(count, Ordering::AcqRel);

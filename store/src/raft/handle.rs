@@ -1,0 +1,140 @@
+//! What the rest of the store sees of Raft.
+
+use super::leadership::{Leadership, Progress};
+use super::propose::{Proposal, Unavailable};
+use crate::command::{Command, Outcome};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Entries that may be agreed on and not yet applied before new ones are refused; etcd's figure.
+const BACKLOG_MAX: u64 = 5_000;
+
+/// A running member. Clones share it.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) proposals: mpsc::Sender<Proposal>,
+    pub(super) reads: mpsc::Sender<ReadRequest>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) request_timeout: Duration,
+    pub(super) stop: CancellationToken,
+    pub(super) stopped: watch::Receiver<Option<Stop>>,
+    pub(super) id: u64,
+}
+
+/// Who waits for leave to read.
+pub(crate) type ReadRequest = oneshot::Sender<Result<(), Unavailable>>;
+
+/// How the node came to stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// It was asked to.
+    Asked,
+    /// It cannot go on; the text says why.
+    Failed(String),
+}
+
+/// A member's view of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub id: u64,
+    pub term: u64,
+    pub leader: Option<u64>,
+    /// This member leads and has caught up with what earlier leaders acknowledged.
+    pub is_leader: bool,
+    /// Index of the last entry.
+    pub last: u64,
+    pub committed: u64,
+    pub applied: u64,
+}
+
+impl Handle {
+    /// Agrees on one command and applies it.
+    pub async fn propose(&self, command: Command) -> Result<Outcome, Unavailable> {
+        let mut outcomes = self.propose_many(vec![command]).await?;
+        Ok(outcomes.pop().expect("one outcome for each command"))
+    }
+
+    /// Agrees on commands that stay together, in order, in one entry, and applies them. Each has
+    /// its own revision and may be refused by itself.
+    pub async fn propose_many(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
+        if self.progress.backlog() > BACKLOG_MAX {
+            return Err(Unavailable::Overloaded);
+        }
+        let (answer, outcome) = oneshot::channel();
+        self.proposals.try_send(Proposal { commands, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unavailable::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
+        })?;
+        match timeout(self.request_timeout, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // The sender went with the node, or is still somewhere on the way.
+            Ok(Err(_)) | Err(_) => Err(Unavailable::Unknown),
+        }
+    }
+
+    /// Returns once everything that was acknowledged before the call can be read from local state.
+    pub async fn read_index(&self) -> Result<(), Unavailable> {
+        if self.progress.may_read() {
+            return Ok(());
+        }
+        let (answer, leave) = oneshot::channel();
+        self.reads.try_send(answer).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unavailable::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
+        })?;
+        match timeout(self.request_timeout, leave).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(Unavailable::Stopped),
+            Err(_) => Err(Unavailable::Timeout),
+        }
+    }
+
+    /// This member's view of itself.
+    pub fn status(&self) -> Status {
+        let Leadership { term, leader, ready } = self.progress.leadership();
+        Status {
+            id: self.id,
+            term,
+            leader,
+            is_leader: ready,
+            last: self.progress.last(),
+            committed: self.progress.committed(),
+            applied: self.progress.applied(),
+        }
+    }
+
+    /// Changes with every change of the leader.
+    pub fn subscribe(&self) -> watch::Receiver<Leadership> {
+        self.progress.subscribe()
+    }
+
+    /// Waits until this member leads and may serve, or has stopped.
+    pub async fn ready(&self) -> Result<(), Unavailable> {
+        let mut leadership = self.subscribe();
+        let mut stopped = self.stopped.clone();
+        tokio::select! {
+            ready = leadership.wait_for(|now| now.ready) => {
+                ready.map(drop).map_err(|_| Unavailable::Stopped)
+            }
+            _ = stopped.wait_for(Option::is_some) => Err(Unavailable::Stopped),
+        }
+    }
+
+    /// Waits until the member has stopped, and says why.
+    pub async fn stopped(&self) -> Stop {
+        let mut stopped = self.stopped.clone();
+        match stopped.wait_for(Option::is_some).await {
+            Ok(stop) => stop.clone().expect("was waited for"),
+            Err(_) => Stop::Failed("the Raft thread is gone".to_owned()),
+        }
+    }
+
+    /// Stops the member: takes no more proposals, ends openraft, writes what the log has queued.
+    pub async fn shutdown(&self) -> Stop {
+        self.stop.cancel();
+        self.stopped().await
+    }
+}
