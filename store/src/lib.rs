@@ -2,17 +2,32 @@
 //! binary is a command line around [`Node`]. The modules stand in reading order; what each layer
 //! does and what must stay true is in `ARCHITECTURE.md`.
 
-pub mod command;
 pub mod config;
-pub mod engine;
-pub mod fault;
-mod ids;
-pub mod lessor;
 pub mod limits;
-pub mod logging;
+
+pub mod command;
+pub mod fault;
 pub mod machine;
+
+pub mod engine;
+pub mod wal;
+
+pub mod lessor;
 pub mod raft;
+pub mod watch;
+
+mod ids;
+mod rpc;
+
+mod http;
+mod listen;
+pub mod logging;
+mod metrics;
 mod tasks;
 mod tls;
-pub mod wal;
-pub mod watch;
+
+mod node;
+
+pub use node::{Node, StartError};
+pub use rpc::API_VERSION;
+pub use tls::TlsError;

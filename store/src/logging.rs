@@ -14,11 +14,10 @@ use crate::config::LogConfig;
 
 /// Sends log lines where the configuration wants them, for the rest of the process's life.
 pub fn install(config: &LogConfig) {
-    let level = tracing_subscriber::filter::LevelFilter::from_level(config.level);
     // Raft tells its whole life at info; etcd's operators do not expect to read it.
+    let level = config.level;
     let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(level.into())
-        .parse_lossy(if config.level == Level::DEBUG { "" } else { "openraft=error,h2=error" });
+        .parse_lossy(format!("{level},openraft=error,h2=error,hyper=error"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     let installed = match (config.json, config.stdout) {
         (true, false) => builder.event_format(Zap).with_writer(std::io::stderr).try_init(),

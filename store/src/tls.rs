@@ -15,7 +15,7 @@ use crate::config::TlsConfig;
 
 /// Why TLS cannot be served: one line that names the file.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsError {
+pub enum TlsError {
     /// A file is missing or holds no PEM of the right kind.
     #[error("{path}: {source}", path = .path.display())]
     Pem {
@@ -56,9 +56,8 @@ pub(crate) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, Tls
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut server = builder
-        .with_single_cert(chain, key)
-        .map_err(|error| unfit(&config.cert_file, error))?;
+    let mut server =
+        builder.with_single_cert(chain, key).map_err(|error| unfit(&config.cert_file, error))?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(server))
 }

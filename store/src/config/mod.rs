@@ -235,7 +235,9 @@ impl Config {
         config.compaction = compaction(given)?;
         config.log = log(given)?;
         if config.member.name == "default" {
-            given.warnings.push("no --name given: members of one cluster need names of their own".to_owned());
+            given
+                .warnings
+                .push("no --name given: members of one cluster need names of their own".to_owned());
         }
         Ok(config)
     }
@@ -257,7 +259,9 @@ impl Config {
             };
             text.push_str(&format!("  {shown}\n        {}\n", flag.help));
         }
-        text.push_str("\nFlags of etcd's that are not listed are refused by name until they work.\n");
+        text.push_str(
+            "\nFlags of etcd's that are not listed are refused by name until they work.\n",
+        );
         text
     }
 }
@@ -291,7 +295,9 @@ fn listen(given: &flags::Given) -> Result<ListenConfig, ConfigError> {
     };
     let wants_tls = config.client_urls.iter().chain(&config.metrics_urls).find(|url| url.tls());
     if let (Some(url), None) = (wants_tls, &config.tls) {
-        return Err(invalid(format!("TLS key/cert (--cert-file, --key-file) must be provided for {url}")));
+        return Err(invalid(format!(
+            "TLS key/cert (--cert-file, --key-file) must be provided for {url}"
+        )));
     }
     if config.client_urls.is_empty() {
         return Err(invalid("--listen-client-urls is empty: nobody could connect"));
@@ -326,7 +332,9 @@ fn member(given: &mut flags::Given, name: String) -> Result<MemberConfig, Config
     match given.text("initial-cluster-state") {
         "new" => {}
         "existing" => {
-            return Err(invalid("--initial-cluster-state=existing: joining a cluster is not built yet"));
+            return Err(invalid(
+                "--initial-cluster-state=existing: joining a cluster is not built yet",
+            ));
         }
         other => return Err(invalid(format!("unexpected clusterState {other:?}"))),
     }
@@ -462,7 +470,9 @@ fn log(given: &flags::Given) -> Result<LogConfig, ConfigError> {
     let stdout = match given.text("log-outputs") {
         "default" | "stderr" | "systemd/journal" => false,
         "stdout" => true,
-        other => return Err(invalid(format!("--log-outputs={other}: only stderr and stdout are built"))),
+        other => {
+            return Err(invalid(format!("--log-outputs={other}: only stderr and stdout are built")));
+        }
     };
     Ok(LogConfig { level, json, stdout })
 }

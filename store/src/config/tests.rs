@@ -69,8 +69,10 @@ fn environment_counts_and_conflicts() {
 #[test]
 fn compaction_modes() {
     let of = |mode: &str, keep: &str| {
-        let (mode, keep) =
-            (format!("--auto-compaction-mode={mode}"), format!("--auto-compaction-retention={keep}"));
+        let (mode, keep) = (
+            format!("--auto-compaction-mode={mode}"),
+            format!("--auto-compaction-retention={keep}"),
+        );
         run(&[&mode, &keep], &[]).compaction
     };
     assert_eq!(of("revision", "1000"), AutoCompaction::Revision(1000));
@@ -88,18 +90,34 @@ fn bad_options_have_one_line() {
         (&["--snapshot-count=-1"], 2, "invalid value \"-1\" for flag -snapshot-count"),
         (&["--quota-backend-bytes=lots"], 2, "invalid value \"lots\""),
         (&["--listen-client-urls=http://127.0.0.1:1"], 1, "--advertise-client-urls is required"),
-        (&["--listen-peer-urls=http://host:1"], 1, "expected IP in URL for binding (http://host:1)"),
+        (
+            &["--listen-peer-urls=http://host:1"],
+            1,
+            "expected IP in URL for binding (http://host:1)",
+        ),
         (&["--listen-peer-urls=http://127.0.0.1:1/x"], 1, "URL must not contain a path"),
         (&["--listen-peer-urls=ftp://127.0.0.1:1"], 1, "URL scheme must be http or https"),
         (&["--listen-peer-urls=http://127.0.0.1"], 1, "does not have the form \"host:port\""),
-        (&["--heartbeat-interval=300"], 1, "--election-timeout[1000ms] should be at least as 5 times"),
+        (
+            &["--heartbeat-interval=300"],
+            1,
+            "--election-timeout[1000ms] should be at least as 5 times",
+        ),
         (&["--election-timeout=60000"], 1, "is too long"),
         (&["--initial-cluster=b=http://localhost:2380"], 1, "couldn't find local name \"default\""),
-        (&["--initial-cluster=default=http://localhost:9"], 1, "--initial-cluster has default=http"),
+        (
+            &["--initial-cluster=default=http://localhost:9"],
+            1,
+            "--initial-cluster has default=http",
+        ),
         (&["--initial-cluster-state=odd"], 1, "unexpected clusterState \"odd\""),
         (&["--cert-file=c"], 1, "must both be present"),
         (&["--client-cert-auth"], 1, "need --cert-file"),
-        (&["--auto-compaction-mode=revision", "--auto-compaction-retention=-5"], 1, "error parsing"),
+        (
+            &["--auto-compaction-mode=revision", "--auto-compaction-retention=-5"],
+            1,
+            "error parsing",
+        ),
         (&["--auto-compaction-mode=x"], 1, "unknown auto-compaction-mode \"x\""),
         (&["--peer-cert-file=x"], 1, "--peer-cert-file=x: this option of etcd's is not built yet"),
         (&["--pre-vote=false"], 1, "not built yet"),
@@ -113,7 +131,9 @@ fn bad_options_have_one_line() {
 
 #[test]
 fn go_durations() {
-    for (text, seconds) in [("5s", 5.0), ("1h30m", 5400.0), ("100ms", 0.1), ("1.5s", 1.5), ("0", 0.0)] {
+    for (text, seconds) in
+        [("5s", 5.0), ("1h30m", 5400.0), ("100ms", 0.1), ("1.5s", 1.5), ("0", 0.0)]
+    {
         assert_eq!(duration::parse(text), Some(Duration::from_secs_f64(seconds)), "{text}");
     }
     for text in ["", "5", "-1s", "s", "1x", "1.2.3s"] {

@@ -60,9 +60,9 @@ impl Url {
         } else if self.host.is_empty() {
             IpAddr::from([0, 0, 0, 0])
         } else {
-            self.host.parse().map_err(|_| {
-                format!("expected IP in URL for binding ({})", self.text)
-            })?
+            self.host
+                .parse()
+                .map_err(|_| format!("expected IP in URL for binding ({})", self.text))?
         };
         Ok(SocketAddr::new(ip, self.port))
     }

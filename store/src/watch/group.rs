@@ -4,7 +4,7 @@
 //! each event is made when the first of them is sent it and kept beside it for the others; a
 //! watcher that wants previous values has a form of its own.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -22,14 +22,14 @@ pub enum Form {
 /// One revision's changes.
 #[derive(Debug)]
 pub struct Group {
-    revised: Revised,
+    revised: Arc<Revised>,
     wire: Vec<[OnceLock<Bytes>; 2]>,
     bytes: usize,
 }
 
 impl Group {
     /// Wraps the changes of a revision.
-    pub fn new(revised: Revised) -> Self {
+    pub fn new(revised: Arc<Revised>) -> Self {
         let wire = revised.events.iter().map(|_| Default::default()).collect();
         let bytes = revised.events.iter().map(weight).sum();
         Self { revised, wire, bytes }

@@ -27,9 +27,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Slot;
 use super::group::{Form, Group};
 use super::ranges::{End, Ranges};
-use super::Slot;
 use crate::command::{EventKind, KeyRange, Revision};
 use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX, WATCHERS_PER_STREAM_MAX};
 

@@ -1,0 +1,274 @@
+//! From sockets to requests: acceptors, one worker per core, connections.
+//!
+//! Each worker is a thread with a current-thread runtime; a connection lives on one worker from
+//! its first byte to its last, so its HTTP/2 state never crosses a core. One acceptor per
+//! listening socket hands each connection to the worker with the fewest. Plain and TLS sockets,
+//! and the in-process pipes of an embedded store, differ only here: what comes out is a request
+//! for [`Router`].
+
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::urls::Url;
+use crate::limits::{CONNECTIONS_MAX, TLS_HANDSHAKE_DEADLINE};
+use crate::rpc::{Router, Surface};
+use crate::tasks::Tasks;
+
+/// HTTP/2 flow-control windows: watch streams and large ranges need more than the 64 KiB default.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// How often an idle client is asked whether it lives, and how long it may take to say so: etcd's.
+const PING_EVERY: Duration = Duration::from_secs(2 * 60 * 60);
+const PING_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A client that sends an HTTP/1 request must be done with its headers by then.
+const HEADERS_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long connections may go on after the stop signal.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Connections a worker has been handed and has not looked at yet.
+const HANDED_MAX: usize = 128;
+
+enum Transport {
+    Tcp(std::net::TcpStream, Option<TlsAcceptor>),
+    Pipe(DuplexStream),
+}
+
+struct Arrival {
+    transport: Transport,
+    surface: Surface,
+    /// Gives the place back when the connection ends.
+    _place: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+/// The workers, and the way to hand them connections.
+#[derive(Clone)]
+pub(crate) struct Workers {
+    workers: Arc<[Worker]>,
+    places: Arc<Semaphore>,
+}
+
+struct Worker {
+    hand: mpsc::Sender<Arrival>,
+    open: Arc<AtomicUsize>,
+}
+
+/// The workers' threads, to wait for.
+pub(crate) struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    /// Waits until all connections have ended; the stop signal must have been given.
+    pub(crate) fn join(self) {
+        for thread in self.0 {
+            if thread.join().is_err() {
+                tracing::error!("a connection worker panicked");
+            }
+        }
+    }
+}
+
+impl Workers {
+    /// Starts one worker per core.
+    pub(crate) fn start(
+        router: &Arc<Router>,
+        stop: &CancellationToken,
+    ) -> io::Result<(Self, Threads)> {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut workers = Vec::new();
+        let mut threads = Vec::new();
+        for nth in 0..count {
+            let (hand, arrivals) = mpsc::channel(HANDED_MAX);
+            let open = Arc::new(AtomicUsize::new(0));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let work = work(arrivals, Arc::clone(router), Arc::clone(&open), stop.clone());
+            let thread = std::thread::Builder::new()
+                .name(format!("client-{nth}"))
+                .spawn(move || runtime.block_on(work))?;
+            workers.push(Worker { hand, open });
+            threads.push(thread);
+        }
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Ok((Self { workers: workers.into(), places }, Threads(threads)))
+    }
+
+    /// A connection without a socket, for a client in this process.
+    pub(crate) async fn pipe(&self) -> io::Result<DuplexStream> {
+        const PIPE_BYTES: usize = 256 << 10;
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        self.hand(Transport::Pipe(ours), Surface::Client, None).await?;
+        Ok(theirs)
+    }
+
+    async fn hand(
+        &self,
+        transport: Transport,
+        surface: Surface,
+        place: Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> io::Result<()> {
+        let worker = self.workers.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+        let worker = worker.expect("there is at least one core");
+        worker.open.fetch_add(1, Ordering::Relaxed);
+        let arrival = Arrival { transport, surface, _place: place };
+        worker.hand.send(arrival).await.map_err(|_| io::Error::other("the store has stopped"))
+    }
+
+    /// Accepts on a bound socket until told to stop.
+    pub(crate) async fn accept(
+        self,
+        listener: tokio::net::TcpListener,
+        tls: Option<TlsAcceptor>,
+        surface: Surface,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let place = Arc::clone(&self.places).acquire_owned();
+            let place = tokio::select! {
+                place = place => place.expect("never closed"),
+                () = stop.cancelled() => return,
+            };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            let handed = match accepted.and_then(|(socket, _)| {
+                socket.set_nodelay(true)?;
+                socket.into_std()
+            }) {
+                Ok(socket) => {
+                    self.hand(Transport::Tcp(socket, tls.clone()), surface, Some(place)).await
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = handed {
+                // Out of descriptors, or the peer was gone already: neither may end the acceptor.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// Binds a listener; the error names the URL.
+pub(crate) fn bind(url: &Url) -> Result<(TcpListener, SocketAddr), String> {
+    let address = url.bind_address()?;
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    bound.map_err(|error| format!("cannot listen on {url}: {error}"))
+}
+
+/// A worker's life.
+async fn work(
+    mut arrivals: mpsc::Receiver<Arrival>,
+    router: Arc<Router>,
+    open: Arc<AtomicUsize>,
+    stop: CancellationToken,
+) {
+    let tasks = Tasks::new();
+    loop {
+        let arrival = tokio::select! {
+            arrival = arrivals.recv() => arrival,
+            () = stop.cancelled() => None,
+        };
+        let Some(arrival) = arrival else { break };
+        let router = Arc::clone(&router);
+        let left = Leaving(Arc::clone(&open));
+        let (stop, streams) = (stop.clone(), tasks.clone());
+        tasks.spawn("connection", async move {
+            let _left = left;
+            serve(arrival, router, streams, stop).await;
+        });
+    }
+    let _ = tokio::time::timeout(DRAIN_DEADLINE, tasks.finish()).await;
+}
+
+/// Counts a connection out.
+struct Leaving(Arc<AtomicUsize>);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+async fn serve(arrival: Arrival, router: Arc<Router>, tasks: Tasks, stop: CancellationToken) {
+    let surface = arrival.surface;
+    match arrival.transport {
+        Transport::Pipe(pipe) => speak(pipe, router, surface, tasks, stop).await,
+        Transport::Tcp(socket, tls) => {
+            let socket = match tokio::net::TcpStream::from_std(socket) {
+                Ok(socket) => socket,
+                Err(error) => return tracing::warn!(%error, "a connection could not be used"),
+            };
+            let Some(tls) = tls else { return speak(socket, router, surface, tasks, stop).await };
+            match tokio::time::timeout(TLS_HANDSHAKE_DEADLINE, tls.accept(socket)).await {
+                Ok(Ok(secured)) => speak(secured, router, surface, tasks, stop).await,
+                Ok(Err(error)) => tracing::warn!(%error, "rejected connection"),
+                Err(_) => tracing::warn!("rejected connection: the TLS handshake took too long"),
+            }
+        }
+    }
+}
+
+/// Speaks HTTP/1 or HTTP/2, whichever the client begins with.
+async fn speak(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    router: Arc<Router>,
+    surface: Surface,
+    tasks: Tasks,
+    stop: CancellationToken,
+) {
+    let mut builder = auto::Builder::new(Spawner(tasks));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(router.max_concurrent_streams())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_DEADLINE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_DEADLINE);
+    let service = hyper::service::service_fn(move |request| {
+        let router = Arc::clone(&router);
+        async move { Ok::<_, std::convert::Infallible>(router.route(request, surface).await) }
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        // Clients that go away in the middle are everyday life.
+        tracing::debug!(error, "a connection broke");
+    }
+}
+
+/// Lets hyper run a connection's streams as tasks of this worker.
+#[derive(Clone)]
+struct Spawner(Tasks);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner {
+    fn execute(&self, stream: F) {
+        self.0.spawn("stream", stream);
+    }
+}

@@ -1,0 +1,448 @@
+//! One member, put together: the composition root.
+//!
+//! Starting is a recipe that reads downwards (disk, log, machine, raft, leases, listeners);
+//! stopping is the same list backwards with deadlines. A program that embeds a store uses what the
+//! `store` binary uses: [`Node::start`], [`Node::connect`] for a client without a socket, and
+//! [`Node::shutdown`].
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper_util::rt::TokioIo;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::command::{self, Command, MemberId, Outcome};
+use crate::config::Config;
+use crate::engine::{Engine, EngineConfig, Identity, Reader, Storage};
+use crate::fault::Fault;
+use crate::ids::{self, Ids};
+use crate::listen::{self, Threads, Workers};
+use crate::metrics::Metrics;
+use crate::raft::{self, Peer, RaftConfig, Unavailable};
+use crate::rpc::{self, Leases, Member, Router, Surface, Watching};
+use crate::tasks::Tasks;
+use crate::tls::{self, TlsError};
+use crate::wal::{self, RealDisk, Wal};
+
+/// Why a node cannot start: one line, with causes as sources.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory cannot be made or is open to others.
+    #[error("{path}: {reason}", path = .path.display())]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The data cannot be opened.
+    #[error(transparent)]
+    Engine(#[from] Fault),
+    /// The log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] wal::Fault),
+    /// Consensus cannot start.
+    #[error(transparent)]
+    Raft(#[from] raft::StartError),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address is taken, or not ours.
+    #[error("{0}")]
+    Listen(String),
+    /// Threads or runtimes cannot be made.
+    #[error("cannot start the client workers")]
+    Workers(#[source] io::Error),
+    /// The member came up and cannot serve.
+    #[error("the member cannot serve: {0}")]
+    Unavailable(Unavailable),
+}
+
+/// A running member.
+pub struct Node {
+    member: Arc<Member>,
+    workers: Workers,
+    threads: Threads,
+    tasks: Tasks,
+    stop: CancellationToken,
+    addresses: Vec<SocketAddr>,
+}
+
+/// What a single voter waits between becoming leader and serving, at most.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+
+impl Node {
+    /// Starts a member and returns once it serves.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        // Sockets first: a port in use must be told before any data are touched.
+        let listeners = Listeners::bind(&config)?;
+        let directories = Directories::prepare(&config)?;
+        let (engine, wal, ids) = open(&config, &directories, derive_ids(&config)).await?;
+        let reader = engine.reader();
+
+        let watching = Arc::new(Watching::new(reader.view().revision()));
+        let leases = Arc::new(Leases::new());
+        let tasks = Tasks::new();
+        let stop = CancellationToken::new();
+        let checkpoints = Checkpoints { reader: reader.clone(), durable: Arc::default() };
+        tasks.spawn("checkpoint news", checkpoints.clone().pass_on(stop.clone()));
+        let machine = Machine {
+            engine,
+            checkpoints,
+            watching: Arc::clone(&watching),
+            leases: Arc::clone(&leases),
+        };
+        let deadline = Duration::from_secs(5) + 2 * config.raft.election_timeout;
+        let raft = raft::start(raft_config(&config, ids, deadline), wal, machine).await?;
+        await_leadership(&raft).await?;
+        let leadership = {
+            let mut leadership = raft.subscribe();
+            leadership.mark_unchanged();
+            leadership
+        };
+        let extend = config.raft.election_timeout;
+        leases.promote(&reader, extend);
+
+        let member = Arc::new(Member {
+            ids,
+            quota_bytes: config.disk.quota_bytes,
+            lease_ttl_min: lease_ttl_min(config.raft.election_timeout),
+            reader: reader.clone(),
+            raft: raft.clone(),
+            watching,
+            leases: Arc::clone(&leases),
+            stopping: stop.clone(),
+            slow_reads: rpc::slow_reads(),
+            deadline,
+            requests: config.requests,
+            config: config.member.clone(),
+        });
+        introduce(&member, &reader).await?;
+
+        tasks.spawn(
+            "lease leadership",
+            Arc::clone(&leases).follow_leadership(leadership, reader, extend, stop.clone()),
+        );
+        tasks.spawn("lease expiry", leases.revoke_expired(raft, stop.clone()));
+        let metrics = Arc::new(Metrics::new());
+        let streams = config.listen.max_concurrent_streams;
+        let router = Arc::new(Router::new(Arc::clone(&member), metrics, streams));
+        let (workers, threads) = Workers::start(&router, &stop).map_err(StartError::Workers)?;
+        let addresses = listeners.serve(&workers, &tasks, &stop)?;
+        tracing::info!(
+            member = format!("{:x}", ids.member.0),
+            cluster = format!("{:x}", ids.cluster),
+            "ready to serve client requests"
+        );
+        Ok(Self { member, workers, threads, tasks, stop, addresses })
+    }
+
+    /// A client in this process: gRPC over a pipe instead of a socket.
+    pub fn connect(&self) -> Channel {
+        let workers = self.workers.clone();
+        Endpoint::from_static("http://in-process").connect_with_connector_lazy(tower::service_fn(
+            move |_: Uri| {
+                let workers = workers.clone();
+                async move { workers.pipe().await.map(TokioIo::new) }
+            },
+        ))
+    }
+
+    /// The addresses it listens on, in the order of the configured client URLs, then the metrics
+    /// URLs: what port 0 became.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Waits until the member has stopped by itself, and says why.
+    pub async fn failed(&self) -> String {
+        let mut fault = self.member.reader.fault();
+        tokio::select! {
+            stopped = self.member.raft.stopped() => match stopped {
+                raft::Stop::Asked => std::future::pending().await,
+                raft::Stop::Failed(reason) => reason,
+            },
+            fault = fault.wait_for(Option::is_some) => match fault.as_deref() {
+                Ok(Some(fault)) => fault.to_string(),
+                _ => std::future::pending().await,
+            },
+        }
+    }
+
+    /// Stops serving, then consensus, then storage. What was acknowledged is on the disk anyway.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.tasks.finish().await;
+        let threads = self.threads;
+        let joined = tokio::task::spawn_blocking(move || threads.join()).await;
+        drop(joined);
+        self.member.raft.shutdown().await;
+    }
+}
+
+/// Sockets that are bound and not yet served.
+struct Listeners {
+    bound: Vec<(std::net::TcpListener, SocketAddr, Option<TlsAcceptor>, Surface)>,
+}
+
+impl Listeners {
+    fn bind(config: &Config) -> Result<Self, StartError> {
+        let listen = &config.listen;
+        let tls = match &listen.tls {
+            Some(files) => Some(TlsAcceptor::from(tls::server_config(files)?)),
+            None => None,
+        };
+        let clients = listen.client_urls.iter().map(|url| (url, Surface::Client));
+        let metrics = listen.metrics_urls.iter().map(|url| (url, Surface::Metrics));
+        let mut bound = Vec::new();
+        for (url, surface) in clients.chain(metrics) {
+            let tls = match (url.tls(), &tls) {
+                (false, _) => None,
+                (true, Some(tls)) => Some(tls.clone()),
+                (true, None) => {
+                    return Err(StartError::Listen(format!("{url} needs a certificate and a key")));
+                }
+            };
+            let (listener, address) = listen::bind(url).map_err(StartError::Listen)?;
+            bound.push((listener, address, tls, surface));
+        }
+        Ok(Self { bound })
+    }
+
+    fn serve(
+        self,
+        workers: &Workers,
+        tasks: &Tasks,
+        stop: &CancellationToken,
+    ) -> Result<Vec<SocketAddr>, StartError> {
+        let mut addresses = Vec::new();
+        for (listener, address, tls, surface) in self.bound {
+            let listener = tokio::net::TcpListener::from_std(listener)
+                .map_err(|error| StartError::Listen(format!("{address}: {error}")))?;
+            let secure = tls.is_some();
+            tasks.spawn("acceptor", workers.clone().accept(listener, tls, surface, stop.clone()));
+            tracing::info!(%address, secure, "serving client traffic");
+            addresses.push(address);
+        }
+        Ok(addresses)
+    }
+}
+
+/// Where things are on disk: `<data-dir>/member/{db,wal}`.
+struct Directories {
+    db: PathBuf,
+    wal: PathBuf,
+}
+
+impl Directories {
+    fn prepare(config: &Config) -> Result<Self, StartError> {
+        let root = &config.disk.data_dir;
+        make_private(root)?;
+        let member = root.join("member");
+        make_private(&member)?;
+        let wal = config.disk.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
+        make_private(&wal)?;
+        Ok(Self { db: member.join("db"), wal })
+    }
+}
+
+/// Makes a directory that only its owner can use; one that others can write to is refused, for
+/// what is in it could not be trusted.
+fn make_private(path: &Path) -> Result<(), StartError> {
+    let fail = |reason: String| StartError::Directory { path: path.to_owned(), reason };
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| fail(error.to_string()))?;
+    let mode =
+        std::fs::metadata(path).map_err(|error| fail(error.to_string()))?.permissions().mode();
+    if mode & 0o022 != 0 {
+        return Err(fail(format!(
+            "others may write to it (mode {:o}); make it 0700",
+            mode & 0o777
+        )));
+    }
+    if mode & 0o077 != 0 {
+        let path = path.display().to_string();
+        tracing::warn!(
+            path,
+            mode = format!("{:o}", mode & 0o777),
+            "others can read the data; 0700 is safer"
+        );
+    }
+    Ok(())
+}
+
+fn derive_ids(config: &Config) -> Ids {
+    let token = &config.member.cluster_token;
+    let of = |urls: &Vec<crate::config::urls::Url>| {
+        let urls: Vec<_> = urls.iter().map(crate::config::urls::Url::as_str).collect();
+        ids::member_id(&urls, token)
+    };
+    let members: Vec<MemberId> = config.member.initial_cluster.values().map(of).collect();
+    let own = config.member.initial_cluster.get(&config.member.name);
+    let member = own.map_or_else(|| of(&config.member.advertise_peer_urls), of);
+    Ids { cluster: ids::cluster_id(&members), member }
+}
+
+fn raft_config(config: &Config, ids: Ids, request_timeout: Duration) -> RaftConfig {
+    let urls = config.member.advertise_peer_urls.iter().map(ToString::to_string).collect();
+    RaftConfig {
+        id: ids.member.0,
+        members: BTreeMap::from([(ids.member.0, Peer { urls })]),
+        heartbeat: config.raft.heartbeat,
+        election_timeout: config.raft.election_timeout,
+        request_timeout,
+        segment_bytes: wal::SEGMENT_BYTES,
+    }
+}
+
+/// etcd's rule: one and a half election timeouts, in whole seconds.
+fn lease_ttl_min(election_timeout: Duration) -> i64 {
+    let seconds = election_timeout.mul_f64(1.5).as_millis().div_ceil(1000);
+    i64::try_from(seconds).expect("the election timeout is below a minute")
+}
+
+async fn await_leadership(raft: &raft::Handle) -> Result<(), StartError> {
+    match tokio::time::timeout(READY_DEADLINE, raft.ready()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(unavailable)) => Err(StartError::Unavailable(unavailable)),
+        Err(_) => Err(StartError::Unavailable(Unavailable::NoLeader { leader: None })),
+    }
+}
+
+/// Tells the cluster this member's name and client URLs, and its quota, if they are news.
+async fn introduce(member: &Member, reader: &Reader) -> Result<(), StartError> {
+    let me = command::Member {
+        id: member.ids.member,
+        name: member.config.name.clone(),
+        client_urls: member.config.advertise_client_urls.iter().map(ToString::to_string).collect(),
+    };
+    let mut commands = Vec::new();
+    let view = reader.view();
+    if !view.members().contains(&me) {
+        commands.push(Command::MemberAttributes(me));
+    }
+    let quota =
+        Command::Quota { bytes: member.quota_bytes.unwrap_or(0), member: member.ids.member };
+    commands.push(quota);
+    drop(view);
+    member.raft.propose_many(commands).await.map(drop).map_err(StartError::Unavailable)
+}
+
+/// Opens data and log, off the runtime: both read the disk.
+async fn open(
+    config: &Config,
+    directories: &Directories,
+    derived: Ids,
+) -> Result<(Engine, Wal, Ids), StartError> {
+    let identity = Identity { cluster: derived.cluster, member: derived.member.0 };
+    let mut engine_config = EngineConfig::new(Storage::Directory(directories.db.clone()), identity);
+    engine_config.cache_bytes = config.disk.cache_bytes;
+    let wal_dir = directories.wal.clone();
+    let opened = tokio::task::spawn_blocking(move || {
+        let engine = Engine::open(engine_config)?;
+        let identity = engine.identity();
+        let disk = RealDisk::open(&wal_dir).map_err(|error| StartError::Directory {
+            path: wal_dir.clone(),
+            reason: error.to_string(),
+        })?;
+        let wal_config = wal::Config {
+            segment_bytes: wal::SEGMENT_BYTES,
+            cluster: identity.cluster,
+            node: identity.member,
+            salt: rand::random(),
+        };
+        let wal = Wal::open(Arc::new(disk), wal_config)?;
+        let ids = Ids { cluster: identity.cluster, member: MemberId(identity.member) };
+        Ok((engine, wal, ids))
+    });
+    opened.await.expect("opening does not panic")
+}
+
+/// The state machine as raft drives it: the engine, and those who must hear of every change before
+/// its author does.
+struct Machine {
+    engine: Engine,
+    checkpoints: Checkpoints,
+    watching: Arc<Watching>,
+    leases: Arc<Leases>,
+}
+
+impl raft::StateMachine for Machine {
+    type Checkpoints = Checkpoints;
+
+    fn applied(&self) -> Option<raft::Checkpoint> {
+        let (index, raft_state) = self.engine.applied();
+        index.map(|index| raft::Checkpoint { index, raft_state })
+    }
+
+    fn apply(
+        &mut self,
+        index: u64,
+        raft_state: Option<Bytes>,
+        commands: &[Command],
+    ) -> Result<Vec<Outcome>, raft::Failure> {
+        let applied = self.engine.apply(index, raft_state, commands)?;
+        self.watching.publish(applied.events);
+        rpc::observe(&self.leases, commands, &applied.outcomes);
+        Ok(applied.outcomes)
+    }
+
+    fn checkpoints(&self) -> Checkpoints {
+        self.checkpoints.clone()
+    }
+}
+
+/// The engine's checkpoints as raft sees them.
+#[derive(Clone)]
+struct Checkpoints {
+    reader: Reader,
+    /// The index of the newest one. Kept here too, for raft takes a closed channel for the end of
+    /// the engine.
+    durable: Arc<watch::Sender<u64>>,
+}
+
+impl Checkpoints {
+    /// Tells raft of each checkpoint, until told to stop.
+    async fn pass_on(self, stop: CancellationToken) {
+        let mut durable = self.reader.durable();
+        loop {
+            if let Some(index) = durable.borrow_and_update().index {
+                self.durable.send_replace(index);
+            }
+            tokio::select! {
+                changed = durable.changed() => if changed.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+impl raft::Checkpoints for Checkpoints {
+    fn durable(&self) -> Option<raft::Checkpoint> {
+        let durable = self.reader.durable().borrow().clone();
+        durable.index.map(|index| raft::Checkpoint { index, raft_state: durable.raft })
+    }
+
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        self.durable.subscribe()
+    }
+
+    async fn force(&self) -> Result<(), raft::Failure> {
+        let wanted = self.reader.request_checkpoint();
+        let mut durable = self.reader.durable();
+        durable.wait_for(|durable| durable.index >= wanted).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! The Maintenance service: how the member is, whether members agree, and alarms.
+
+use std::sync::Arc;
+
+use futures_util::stream::BoxStream;
+use proto::etcdserverpb as pb;
+use tonic::{Request, Response, Status};
+
+use super::{Member, read_error, status};
+use crate::command::{Alarm, AlarmKind, Command, MemberId, Response as Answer, Revision};
+
+/// The level of etcd's API that this store implements. Plain numbers: clients split it on dots.
+pub const API_VERSION: &str = "3.7.0";
+
+pub(super) struct Maintenance(pub(super) Arc<Member>);
+
+#[tonic::async_trait]
+impl pb::maintenance_server::Maintenance for Maintenance {
+    async fn alarm(
+        &self,
+        request: Request<pb::AlarmRequest>,
+    ) -> Result<Response<pb::AlarmResponse>, Status> {
+        use pb::alarm_request::AlarmAction;
+        let request = request.into_inner();
+        let kind = match pb::AlarmType::try_from(request.alarm) {
+            Ok(pb::AlarmType::Nospace) => Some(AlarmKind::NoSpace),
+            Ok(pb::AlarmType::Corrupt) => Some(AlarmKind::Corrupt),
+            Ok(pb::AlarmType::None) | Err(_) => None,
+        };
+        let member = MemberId(request.member_id);
+        let alarms = match (AlarmAction::try_from(request.action), kind) {
+            (Ok(AlarmAction::Get), kind) => {
+                self.0.linearize().await.map_err(status::unavailable)?;
+                let view = self.0.reader.view();
+                let standing = view.alarms();
+                let wanted = |alarm: &&Alarm| kind.is_none_or(|kind| alarm.kind == kind);
+                standing.iter().filter(wanted).copied().collect()
+            }
+            (Ok(AlarmAction::Activate), Some(kind)) => {
+                self.change(Command::RaiseAlarm(Alarm { member, kind })).await?
+            }
+            (Ok(AlarmAction::Deactivate), Some(kind)) => {
+                self.change(Command::ClearAlarm(Alarm { member, kind })).await?
+            }
+            // Nothing is named, so nothing changes: etcd says so without an error.
+            (Ok(_), None) | (Err(_), _) => Vec::new(),
+        };
+        let alarms = alarms.into_iter().map(alarm_member).collect();
+        Ok(Response::new(pb::AlarmResponse { header: Some(self.0.header_now()), alarms }))
+    }
+
+    async fn status(
+        &self,
+        _: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        let raft = self.0.raft.status();
+        let view = self.0.reader.view();
+        let mut errors = Vec::new();
+        if raft.leader.is_none() {
+            errors.push(status::no_leader_text().to_owned());
+        }
+        errors.extend(view.alarms().iter().copied().map(alarm_text));
+        let sizes = view.sizes();
+        Ok(Response::new(pb::StatusResponse {
+            header: Some(self.0.header(view.revision())),
+            version: API_VERSION.to_owned(),
+            db_size: bytes(sizes.retained),
+            leader: raft.leader.unwrap_or_default(),
+            raft_index: raft.committed,
+            raft_term: raft.term,
+            raft_applied_index: raft.applied,
+            errors,
+            db_size_in_use: bytes(sizes.live),
+            is_learner: false,
+            storage_version: API_VERSION.to_owned(),
+            db_size_quota: self.0.quota_bytes.map_or(-1, bytes),
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        }))
+    }
+
+    async fn hash_kv(
+        &self,
+        request: Request<pb::HashKvRequest>,
+    ) -> Result<Response<pb::HashKvResponse>, Status> {
+        let at = Revision(request.into_inner().revision);
+        let reader = self.0.reader.clone();
+        let hash = move || {
+            let view = reader.view();
+            view.hash_kv(at).map(|digest| (view.revision(), digest))
+        };
+        let (revision, digest) = self.0.slow_read(hash).await?.map_err(read_error)?;
+        Ok(Response::new(pb::HashKvResponse {
+            header: Some(self.0.header(revision)),
+            hash: digest.hash,
+            compact_revision: digest.compacted.0,
+            hash_revision: digest.revision.0,
+        }))
+    }
+
+    async fn defragment(
+        &self,
+        _: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        Err(status::not_built("Defragment"))
+    }
+
+    async fn hash(
+        &self,
+        _: Request<pb::HashRequest>,
+    ) -> Result<Response<pb::HashResponse>, Status> {
+        Err(status::not_built("Hash"))
+    }
+
+    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
+
+    async fn snapshot(
+        &self,
+        _: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(status::not_built("Snapshot"))
+    }
+
+    async fn move_leader(
+        &self,
+        _: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        Err(status::not_built("MoveLeader"))
+    }
+
+    async fn downgrade(
+        &self,
+        _: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Err(status::not_built("Downgrade"))
+    }
+}
+
+impl Maintenance {
+    async fn change(&self, command: Command) -> Result<Vec<Alarm>, Status> {
+        match self.0.propose(command, 16).await? {
+            (_, Answer::Alarms(alarms)) => Ok(alarms),
+            (_, other) => unreachable!("an alarm was answered with {other:?}"),
+        }
+    }
+}
+
+fn bytes(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+fn alarm_type(kind: AlarmKind) -> pb::AlarmType {
+    match kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+    }
+}
+
+fn alarm_member(alarm: Alarm) -> pb::AlarmMember {
+    pb::AlarmMember { member_id: alarm.member.0, alarm: alarm_type(alarm.kind).into() }
+}
+
+/// As Go prints the message.
+fn alarm_text(alarm: Alarm) -> String {
+    format!("memberID:{} alarm:{}", alarm.member.0, alarm_type(alarm.kind).as_str_name())
+}

@@ -1,0 +1,120 @@
+//! The gRPC services, one file each, and the router in front of them.
+//!
+//! - [`convert`]: protobuf ⇄ the store's words, with every check that needs no data.
+//! - [`status`]: the one place that knows gRPC codes and etcd's texts.
+//! - [`Member`]: what a service needs: the reader, the way into the log, watches, leases.
+//! - [`Router`]: from an HTTP request to a service, with the rules that cut across all of them:
+//!   `hasleader`, panics that become errors, counters.
+
+mod auth;
+mod cluster;
+pub(crate) mod convert;
+mod kv;
+mod lease;
+mod maintenance;
+mod router;
+pub(crate) mod status;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::etcdserverpb as pb;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+pub(crate) use lease::{Leases, observe};
+pub use maintenance::API_VERSION;
+pub(crate) use router::{Router, Surface};
+pub(crate) use watch::Watching;
+
+use crate::command::{Command, Outcome, Response, Revision};
+use crate::config::{MemberConfig, RequestConfig};
+use crate::engine::Reader;
+use crate::fault::Error;
+use crate::ids::Ids;
+use crate::limits::SLOW_READS_MAX;
+use crate::raft::{self, Unavailable};
+
+/// What every service works with.
+pub(crate) struct Member {
+    pub(crate) ids: Ids,
+    pub(crate) config: MemberConfig,
+    pub(crate) requests: RequestConfig,
+    pub(crate) quota_bytes: Option<u64>,
+    /// The shortest time to live a lease is granted, in seconds.
+    pub(crate) lease_ttl_min: i64,
+    pub(crate) reader: Reader,
+    pub(crate) raft: raft::Handle,
+    pub(crate) watching: Arc<Watching>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) stopping: CancellationToken,
+    pub(crate) slow_reads: Arc<Semaphore>,
+    /// How long a request may wait for an answer.
+    pub(crate) deadline: Duration,
+}
+
+impl Member {
+    /// A header that names a revision.
+    pub(crate) fn header(&self, revision: Revision) -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: self.ids.cluster,
+            member_id: self.ids.member.0,
+            revision: revision.0,
+            raft_term: self.raft.status().term,
+        }
+    }
+
+    /// A header with the newest revision.
+    fn header_now(&self) -> pb::ResponseHeader {
+        self.header(self.reader.view().revision())
+    }
+
+    /// Puts a command through the log. `bytes` is the request's size on the wire.
+    async fn propose(
+        &self,
+        command: Command,
+        bytes: usize,
+    ) -> Result<(Revision, Response), Status> {
+        if bytes > self.requests.max_bytes {
+            return Err(status::invalid(convert::Invalid::TooLarge));
+        }
+        let proposed = self.raft.propose(command).await;
+        let Outcome { revision, result } = proposed.map_err(status::unavailable)?;
+        let response = result.map_err(status::refusal)?;
+        Ok((revision, response))
+    }
+
+    /// After this, what this member holds includes every write acknowledged before the call.
+    pub(crate) async fn linearize(&self) -> Result<(), Unavailable> {
+        self.raft.read_index().await
+    }
+
+    /// Runs a read that may take long or touch the disk, beside the runtimes that serve clients.
+    /// At most [`SLOW_READS_MAX`] run at a time; the others wait their turn.
+    pub(crate) async fn slow_read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let turn = Arc::clone(&self.slow_reads).acquire_owned().await.expect("never closed");
+        let done = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            read()
+        });
+        done.await.map_err(|_| status::handler_panicked())
+    }
+}
+
+/// As many turns as slow reads may run at a time.
+pub(crate) fn slow_reads() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(SLOW_READS_MAX))
+}
+
+/// The words for a failed question.
+fn read_error(error: Error) -> Status {
+    match error {
+        Error::Refused(refusal) => status::refusal(refusal),
+        Error::Failed(fault) => status::fault(&fault),
+    }
+}

@@ -1,0 +1,245 @@
+//! From an HTTP request to the service it is for.
+//!
+//! A gRPC request is known by its content type; its path names service and method. The table of
+//! methods is closed: each RPC has its counters, and a method that is not in the table is answered
+//! as grpc-go answers it. Everything else on the port is plain HTTP (`http.rs`).
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use proto::etcdserverpb as pb;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::Service;
+
+use super::auth::Auth;
+use super::cluster::Cluster;
+use super::kv::Kv;
+use super::lease::LeaseService;
+use super::maintenance::Maintenance;
+use super::watch::{WatchCall, WatchCodec};
+use super::{Member, status};
+use crate::http;
+use crate::limits::REQUEST_BYTES_SLACK;
+use crate::metrics::{METHODS, Metrics, Shape};
+use crate::raft::Unavailable;
+
+/// What a listener offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Surface {
+    /// Everything.
+    Client,
+    /// Metrics and health only.
+    Metrics,
+}
+
+/// All services of a member, behind one door.
+pub(crate) struct Router {
+    member: Arc<Member>,
+    metrics: Arc<Metrics>,
+    kv: pb::kv_server::KvServer<Kv>,
+    lease: pb::lease_server::LeaseServer<LeaseService>,
+    cluster: pb::cluster_server::ClusterServer<Cluster>,
+    maintenance: pb::maintenance_server::MaintenanceServer<Maintenance>,
+    auth: pb::auth_server::AuthServer<Auth>,
+    health: HealthServer<HealthOfAll>,
+    message_bytes_max: usize,
+    max_concurrent_streams: u32,
+}
+
+impl Router {
+    pub(crate) fn new(member: Arc<Member>, metrics: Arc<Metrics>, streams: u32) -> Self {
+        let max = member.requests.max_bytes + REQUEST_BYTES_SLACK;
+        let kv = pb::kv_server::KvServer::new(Kv(Arc::clone(&member)));
+        let lease = pb::lease_server::LeaseServer::new(LeaseService(Arc::clone(&member)));
+        let cluster = pb::cluster_server::ClusterServer::new(Cluster(Arc::clone(&member)));
+        let maintenance =
+            pb::maintenance_server::MaintenanceServer::new(Maintenance(Arc::clone(&member)));
+        let auth = pb::auth_server::AuthServer::new(Auth(Arc::clone(&member)));
+        Self {
+            kv: kv.max_decoding_message_size(max),
+            lease: lease.max_decoding_message_size(max),
+            cluster: cluster.max_decoding_message_size(max),
+            maintenance: maintenance.max_decoding_message_size(max),
+            auth: auth.max_decoding_message_size(max),
+            health: HealthServer::new(HealthOfAll),
+            message_bytes_max: max,
+            max_concurrent_streams: streams,
+            member,
+            metrics,
+        }
+    }
+
+    pub(crate) fn max_concurrent_streams(&self) -> u32 {
+        self.max_concurrent_streams
+    }
+
+    /// Answers one request; never fails.
+    pub(crate) async fn route(
+        &self,
+        request: ::http::Request<Incoming>,
+        surface: Surface,
+    ) -> ::http::Response<Body> {
+        let is_grpc = request
+            .headers()
+            .get(::http::header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        if !is_grpc || surface == Surface::Metrics {
+            return http::answer(&self.member, &self.metrics, &request, surface).await;
+        }
+        let Ok(method) = METHODS.binary_search_by(|method| method.path.cmp(request.uri().path()))
+        else {
+            return unknown_method(request.uri().path()).into_http();
+        };
+        self.metrics.started(method);
+        if self.wants_leader(&request) && self.member.raft.status().leader.is_none() {
+            self.metrics.handled(method, Code::Unavailable);
+            return status::unavailable(Unavailable::NoLeader { leader: None }).into_http();
+        }
+        let answered = AssertUnwindSafe(self.dispatch(request)).catch_unwind().await;
+        let response = answered.unwrap_or_else(|_| {
+            self.metrics.panicked();
+            status::handler_panicked().into_http()
+        });
+        self.count(method, response)
+    }
+
+    /// A client that sends `hasleader` would rather hear that there is none than wait.
+    fn wants_leader(&self, request: &::http::Request<Incoming>) -> bool {
+        request.headers().get("hasleader").is_some_and(|value| value == "true")
+    }
+
+    async fn dispatch(&self, request: ::http::Request<Incoming>) -> ::http::Response<Body> {
+        let path = request.uri().path();
+        let service = path.get(1..).and_then(|path| path.split_once('/')).map_or("", |(s, _)| s);
+        let answered = match service {
+            "etcdserverpb.KV" => self.kv.clone().call(request).await,
+            "etcdserverpb.Watch" => {
+                let mut grpc = tonic::server::Grpc::new(WatchCodec)
+                    .max_decoding_message_size(self.message_bytes_max);
+                Ok(grpc.streaming(WatchCall(Arc::clone(&self.member)), request).await)
+            }
+            "etcdserverpb.Lease" => self.lease.clone().call(request).await,
+            "etcdserverpb.Cluster" => self.cluster.clone().call(request).await,
+            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request).await,
+            "etcdserverpb.Auth" => self.auth.clone().call(request).await,
+            "grpc.health.v1.Health" => self.health.clone().call(request).await,
+            // Lock and Election have their counters and nothing else yet.
+            _ => Ok(status::not_built(path).into_http()),
+        };
+        answered.unwrap_or_else(|never| match never {})
+    }
+
+    /// Counts how a request ended: an error is told in the headers, a success when its body ends.
+    fn count(&self, method: usize, response: ::http::Response<Body>) -> ::http::Response<Body> {
+        let code =
+            response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+        if let Some(code) = code {
+            self.metrics.handled(method, code);
+            return translate_oversize(response, code);
+        }
+        if METHODS[method].shape == Shape::Unary {
+            self.metrics.handled(method, Code::Ok);
+            return response;
+        }
+        let metrics = Arc::clone(&self.metrics);
+        response.map(|body| Body::new(Counted { body, metrics, method }))
+    }
+}
+
+/// tonic says OutOfRange when a message is larger than it may be; grpc-go says ResourceExhausted,
+/// and clients go by that.
+fn translate_oversize(response: ::http::Response<Body>, code: Code) -> ::http::Response<Body> {
+    let message = response.headers().get("grpc-message");
+    let oversize = message.is_some_and(|text| text.as_bytes().starts_with(b"Error,%20decoded"));
+    if code == Code::OutOfRange && oversize {
+        return Status::resource_exhausted("grpc: received message larger than max").into_http();
+    }
+    response
+}
+
+fn unknown_method(path: &str) -> Status {
+    let (service, method) =
+        path.get(1..).and_then(|path| path.split_once('/')).unwrap_or((path, ""));
+    let known = METHODS.iter().any(|known| known.service() == service);
+    if known {
+        Status::unimplemented(format!("unknown method {method} for service {service}"))
+    } else {
+        Status::unimplemented(format!("unknown service {service}"))
+    }
+}
+
+/// A stream's body that counts its end.
+struct Counted {
+    body: Body,
+    metrics: Arc<Metrics>,
+    method: usize,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.metrics.handled(self.method, Code::Ok);
+    }
+}
+
+impl http_body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// gRPC's health protocol: whoever can ask is being served.
+#[derive(Clone, Debug)]
+struct HealthOfAll;
+
+type HealthStream =
+    futures_util::stream::BoxStream<'static, Result<tonic_health::pb::HealthCheckResponse, Status>>;
+
+#[tonic::async_trait]
+impl Health for HealthOfAll {
+    async fn check(
+        &self,
+        request: tonic::Request<tonic_health::pb::HealthCheckRequest>,
+    ) -> Result<tonic::Response<tonic_health::pb::HealthCheckResponse>, Status> {
+        match request.into_inner().service.as_str() {
+            "" => Ok(tonic::Response::new(serving())),
+            _ => Err(Status::not_found("unknown service")),
+        }
+    }
+
+    type WatchStream = HealthStream;
+
+    async fn watch(
+        &self,
+        _: tonic::Request<tonic_health::pb::HealthCheckRequest>,
+    ) -> Result<tonic::Response<HealthStream>, Status> {
+        use futures_util::StreamExt;
+        let now = futures_util::stream::once(std::future::ready(Ok(serving())));
+        Ok(tonic::Response::new(now.chain(futures_util::stream::pending()).boxed()))
+    }
+}
+
+fn serving() -> tonic_health::pb::HealthCheckResponse {
+    let status = tonic_health::pb::health_check_response::ServingStatus::Serving;
+    tonic_health::pb::HealthCheckResponse { status: status.into() }
+}

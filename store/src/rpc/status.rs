@@ -1,0 +1,107 @@
+//! From our three kinds of failure to gRPC: the one place that knows status codes and etcd's exact
+//! words.
+//!
+//! Clients map errors by their *text*, so the texts are part of the interface. A [`Refusal`] is the
+//! store's deterministic "no", an [`Invalid`] request never reaches it, and [`Unavailable`] means
+//! that no answer could be had; of a write this can also mean that its fate is unknown.
+
+use tonic::{Code, Status};
+
+use super::convert::Invalid;
+use crate::command::Refusal;
+use crate::raft::Unavailable;
+use crate::watch::CreateRefusal;
+
+/// The words for a refusal.
+pub(crate) fn refusal(refusal: Refusal) -> Status {
+    let (code, text) = match refusal {
+        Refusal::Compacted { .. } => {
+            (Code::OutOfRange, "mvcc: required revision has been compacted")
+        }
+        Refusal::FutureRevision { .. } => {
+            (Code::OutOfRange, "mvcc: required revision is a future revision")
+        }
+        Refusal::LeaseNotFound => (Code::NotFound, "requested lease not found"),
+        Refusal::LeaseExists => (Code::FailedPrecondition, "lease already exists"),
+        Refusal::LeaseTtlTooLarge => (Code::OutOfRange, "too large lease TTL"),
+        Refusal::EmptyKey => (Code::InvalidArgument, "key is not provided"),
+        Refusal::KeyNotFound => (Code::InvalidArgument, "key not found"),
+        Refusal::ValueProvided => (Code::InvalidArgument, "value is provided"),
+        Refusal::LeaseProvided => (Code::InvalidArgument, "lease is provided"),
+        Refusal::DuplicateKey => (Code::InvalidArgument, "duplicate key given in txn request"),
+        Refusal::NoSpace => (Code::ResourceExhausted, "mvcc: database space exceeded"),
+        Refusal::Corrupt => (Code::DataLoss, "corrupt cluster"),
+    };
+    etcd(code, text)
+}
+
+/// The words for a request that makes no sense.
+pub(crate) fn invalid(invalid: Invalid) -> Status {
+    let text = match invalid {
+        Invalid::EmptyKey => "key is not provided",
+        Invalid::EmptyOp => "key not found",
+        Invalid::SortOption => "invalid sort option",
+        Invalid::ValueProvided => "value is provided",
+        Invalid::LeaseProvided => "lease is provided",
+        Invalid::TooManyOps => "too many operations in txn request",
+        Invalid::DuplicateKey => "duplicate key given in txn request",
+        Invalid::TooLarge => "request is too large",
+    };
+    etcd(Code::InvalidArgument, text)
+}
+
+/// The words for having no answer.
+pub(crate) fn unavailable(unavailable: Unavailable) -> Status {
+    match unavailable {
+        Unavailable::NoLeader { .. } => etcd(Code::Unavailable, "no leader"),
+        Unavailable::Stopped => etcd(Code::Unavailable, "server stopped"),
+        Unavailable::Timeout | Unavailable::Unknown => etcd(Code::Unavailable, "request timed out"),
+        Unavailable::Overloaded => etcd(Code::ResourceExhausted, "too many requests"),
+        Unavailable::TooLarge { .. } => invalid(Invalid::TooLarge),
+    }
+}
+
+/// What a canceled watch gives as its reason.
+pub(crate) fn watch_refusal(reason: CreateRefusal) -> &'static str {
+    match reason {
+        CreateRefusal::EmptyRange => "mvcc: watcher range is empty",
+        CreateRefusal::DuplicateId => "mvcc: duplicate watch ID provided on the WatchStream",
+        CreateRefusal::NegativeStart => "etcdserver: mvcc: required revision has been compacted",
+        CreateRefusal::TooMany => "etcdserver: too many watchers on one stream",
+    }
+}
+
+/// The message of a standing alarm in `Status.errors`.
+pub(crate) fn no_leader_text() -> &'static str {
+    "etcdserver: no leader"
+}
+
+/// Someone logs in where nobody has to.
+pub(crate) fn auth_not_enabled() -> Status {
+    etcd(Code::FailedPrecondition, "authentication is not enabled")
+}
+
+/// `RangeStream` cannot sort or filter: no prefix, as in etcd.
+pub(crate) fn stream_unsupported(what: &str) -> Status {
+    Status::unimplemented(format!("RangeStream does not support {what}"))
+}
+
+/// An RPC of etcd's that this store does not have yet.
+pub(crate) fn not_built(what: &str) -> Status {
+    Status::unimplemented(format!("{what} is not built yet"))
+}
+
+/// A panic in a handler.
+pub(crate) fn handler_panicked() -> Status {
+    Status::internal("the request failed inside the server; it is logged there")
+}
+
+/// The disk or an invariant failed while answering.
+pub(crate) fn fault(error: &dyn std::error::Error) -> Status {
+    tracing::error!(%error, "a read failed");
+    Status::internal("the store could not be read; see the server's log")
+}
+
+fn etcd(code: Code, text: &str) -> Status {
+    Status::new(code, format!("etcdserver: {text}"))
+}

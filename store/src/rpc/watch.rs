@@ -1,0 +1,451 @@
+//! The Watch service: the shell around [`Hub`].
+//!
+//! One call is one [`Session`], driven by its client's demand: tonic asks for the next message only
+//! when HTTP/2 flow control has room for it. Then the session takes what its outbox holds, reads
+//! history for watchers that lag, serves the client's requests, or sleeps until one of these has
+//! something. A client that does not read therefore costs a full outbox and nothing more.
+//!
+//! Messages are encoded by a codec of our own: the events of a revision are encoded once and the
+//! bytes are copied into the answers of all watchers.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes};
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt};
+use prost::Message as _;
+use proto::etcdserverpb as pb;
+use tokio::sync::Notify;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Status, Streaming};
+
+use super::{Member, convert, read_error, status};
+use crate::command::{KeyRange, Refusal, Revised, Revision};
+use crate::engine::Budget;
+use crate::fault::Error;
+use crate::limits::{CATCH_UP_BYTES, CATCH_UP_REVISIONS, REQUEST_BYTES_SLACK, WATCH_ANSWER_BYTES};
+use crate::raft::Unavailable;
+use crate::watch::{Create, Filters, Form, Group, Hub, Message, Picks, StreamId};
+
+/// The hub and whom to wake. Locked for moments only, never across an await.
+#[derive(Debug)]
+pub(crate) struct Watching {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    hub: Hub,
+    wake: HashMap<StreamId, Arc<Notify>>,
+}
+
+impl Watching {
+    pub(crate) fn new(revision: Revision) -> Self {
+        Self { inner: Mutex::new(Inner { hub: Hub::new(revision), wake: HashMap::new() }) }
+    }
+
+    /// Hands applied revisions to all watchers; called in log order, before the writers hear of
+    /// their success.
+    pub(crate) fn publish(&self, changes: Vec<Arc<Revised>>) {
+        if changes.is_empty() {
+            return;
+        }
+        let groups: Vec<_> =
+            changes.into_iter().map(|revised| Arc::new(Group::new(revised))).collect();
+        let mut inner = self.lock();
+        for group in &groups {
+            for stream in inner.hub.publish(group) {
+                if let Some(notify) = inner.wake.get(&stream) {
+                    notify.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Watchers and streams.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        self.lock().hub.counts()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("a panic under this lock ends the process")
+    }
+
+    fn open(&self) -> (StreamId, Arc<Notify>) {
+        let mut inner = self.lock();
+        let stream = inner.hub.open();
+        let notify = Arc::new(Notify::new());
+        inner.wake.insert(stream, Arc::clone(&notify));
+        (stream, notify)
+    }
+
+    fn close(&self, stream: StreamId) {
+        let mut inner = self.lock();
+        inner.hub.close(stream);
+        inner.wake.remove(&stream);
+    }
+}
+
+/// Starts a session for each Watch call.
+pub(super) struct WatchCall(pub(super) Arc<Member>);
+
+impl tonic::server::StreamingService<pb::WatchRequest> for WatchCall {
+    type Response = Frame;
+    type ResponseStream = BoxStream<'static, Result<Frame, Status>>;
+    type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<Streaming<pb::WatchRequest>>) -> Self::Future {
+        let session = Session::new(Arc::clone(&self.0), request.into_inner());
+        let frames = futures_util::stream::unfold(Some(session), |session| async move {
+            let mut session = session?;
+            match session.next().await {
+                Ok(frame) => Some((Ok(frame), Some(session))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        std::future::ready(Ok(tonic::Response::new(frames.boxed())))
+    }
+}
+
+/// Messages taken from the outbox at a time: one lock for many.
+const TAKE: usize = 64;
+
+/// Frames sent before the client's requests get a look, when there is always something to send.
+const FRAMES_PER_LOOK: usize = 16;
+
+/// What one catch-up step reads.
+const CATCH_UP: Budget = Budget { revisions: CATCH_UP_REVISIONS, bytes: CATCH_UP_BYTES };
+
+/// One client's Watch call.
+struct Session {
+    member: Arc<Member>,
+    stream: StreamId,
+    wake: Arc<Notify>,
+    requests: Streaming<pb::WatchRequest>,
+    /// The client may still send requests.
+    open: bool,
+    taken: VecDeque<Message>,
+    /// The rest of a revision that is sent in fragments.
+    fragments: VecDeque<Frame>,
+    sent_since_look: usize,
+    progress: tokio::time::Interval,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.member.watching.close(self.stream);
+    }
+}
+
+impl Session {
+    fn new(member: Arc<Member>, requests: Streaming<pb::WatchRequest>) -> Self {
+        let (stream, wake) = member.watching.open();
+        let period = jittered(member.requests.watch_progress_interval);
+        let start = tokio::time::Instant::now() + period;
+        let mut progress = tokio::time::interval_at(start, period);
+        progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        Self {
+            member,
+            stream,
+            wake,
+            requests,
+            open: true,
+            taken: VecDeque::new(),
+            fragments: VecDeque::new(),
+            sent_since_look: 0,
+            progress,
+        }
+    }
+
+    /// The next message for the client.
+    async fn next(&mut self) -> Result<Frame, Status> {
+        loop {
+            if self.sent_since_look >= FRAMES_PER_LOOK {
+                self.look_at_requests()?;
+            }
+            if let Some(frame) = self.frame() {
+                self.sent_since_look += 1;
+                return Ok(frame);
+            }
+            if self.catch_up().await? {
+                continue;
+            }
+            tokio::select! {
+                request = self.requests.message(), if self.open => self.serve(request)?,
+                () = self.wake.notified() => {}
+                _ = self.progress.tick() => {
+                    self.member.watching.lock().hub.progress_tick(self.stream);
+                }
+                () = self.member.stopping.cancelled() => {
+                    return Err(status::unavailable(Unavailable::Stopped));
+                }
+            }
+        }
+    }
+
+    /// Serves the requests that are here already, without waiting.
+    fn look_at_requests(&mut self) -> Result<(), Status> {
+        self.sent_since_look = 0;
+        for _ in 0..FRAMES_PER_LOOK {
+            if !self.open {
+                break;
+            }
+            let Some(request) = self.requests.message().now_or_never() else { break };
+            self.serve(request)?;
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, request: Result<Option<pb::WatchRequest>, Status>) -> Result<(), Status> {
+        use pb::watch_request::RequestUnion;
+        let Some(request) = request? else {
+            // The client has said all it wants to say and goes on listening.
+            self.open = false;
+            return Ok(());
+        };
+        let hub = &mut self.member.watching.lock().hub;
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => hub.create(self.stream, create(request)),
+            Some(RequestUnion::CancelRequest(request)) => hub.cancel(self.stream, request.watch_id),
+            Some(RequestUnion::ProgressRequest(_)) => hub.progress_asked(self.stream),
+            // A request of a later version: etcd ignores it, and so the stream lives on.
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Reads one piece of history for the stream's lagging watchers, if there are any.
+    async fn catch_up(&mut self) -> Result<bool, Status> {
+        let Some(wanted) = self.member.watching.lock().hub.lagging(self.stream) else {
+            return Ok(false);
+        };
+        let reader = self.member.reader.clone();
+        let history =
+            self.member.slow_read(move || reader.view().history(wanted.from, CATCH_UP)).await?;
+        let hub = &mut self.member.watching.lock().hub;
+        match history {
+            Ok(history) => {
+                let groups: Vec<_> = history
+                    .revised
+                    .into_iter()
+                    .map(|revised| Arc::new(Group::new(revised)))
+                    .collect();
+                hub.caught_up(self.stream, &groups, Revision(history.next.0 - 1));
+            }
+            Err(Error::Refused(Refusal::Compacted { compacted })) => {
+                hub.compacted(self.stream, compacted);
+            }
+            Err(error) => return Err(read_error(error)),
+        }
+        Ok(true)
+    }
+
+    /// Turns waiting messages into the next frame.
+    fn frame(&mut self) -> Option<Frame> {
+        if let Some(fragment) = self.fragments.pop_front() {
+            return Some(fragment);
+        }
+        if self.taken.is_empty() {
+            self.member.watching.lock().hub.take(self.stream, TAKE, &mut self.taken);
+        }
+        let header = |revision| self.member.header(revision);
+        let response = match self.taken.pop_front()? {
+            Message::Events { id, group, picks, form, fragment } => {
+                return Some(self.events(id, &group, &picks, form, fragment));
+            }
+            Message::Created { id, revision } => pb::WatchResponse {
+                header: Some(header(revision)),
+                watch_id: id,
+                created: true,
+                ..Default::default()
+            },
+            Message::Refused { reason, revision } => pb::WatchResponse {
+                header: Some(header(revision)),
+                watch_id: -1,
+                created: true,
+                canceled: true,
+                cancel_reason: status::watch_refusal(reason).to_owned(),
+                ..Default::default()
+            },
+            Message::Canceled { id, revision } => pb::WatchResponse {
+                header: Some(header(revision)),
+                watch_id: id,
+                canceled: true,
+                ..Default::default()
+            },
+            Message::Compacted { id, compacted } => pb::WatchResponse {
+                header: Some(header(Revision(0))),
+                watch_id: id,
+                canceled: true,
+                compact_revision: compacted.0,
+                ..Default::default()
+            },
+            Message::Progress { id, revision } => pb::WatchResponse {
+                header: Some(header(revision)),
+                watch_id: id.unwrap_or(-1),
+                ..Default::default()
+            },
+        };
+        Some(Frame { response, events: Vec::new() })
+    }
+
+    /// One frame of events: all that waits in a row for the same watcher, or the first fragment of
+    /// a revision that is larger than one message may be.
+    fn events(
+        &mut self,
+        id: i64,
+        group: &Arc<Group>,
+        picks: &Picks,
+        form: Form,
+        fragment: bool,
+    ) -> Frame {
+        let mut events = wire(group, picks, form);
+        let mut revision = group.revision();
+        let mut bytes: usize = events.iter().map(Bytes::len).sum();
+        let bound = self.member.requests.max_bytes + REQUEST_BYTES_SLACK;
+        if fragment && bytes >= bound && events.len() > 1 {
+            let mut pieces = cut(events, bound).into_iter().peekable();
+            while let Some(piece) = pieces.next() {
+                let mut frame = self.events_frame(id, revision, piece);
+                frame.response.fragment = pieces.peek().is_some();
+                self.fragments.push_back(frame);
+            }
+            return self.fragments.pop_front().expect("cut gives at least one piece");
+        }
+        while bytes < WATCH_ANSWER_BYTES {
+            match self.taken.front() {
+                Some(Message::Events { id: next, group, picks, form, .. }) if *next == id => {
+                    let more = wire(group, picks, *form);
+                    bytes += more.iter().map(Bytes::len).sum::<usize>();
+                    if fragment && bytes >= bound {
+                        break;
+                    }
+                    events.extend(more);
+                    revision = group.revision();
+                    self.taken.pop_front();
+                }
+                _ => break,
+            }
+        }
+        self.events_frame(id, revision, events)
+    }
+
+    fn events_frame(&self, id: i64, revision: Revision, events: Vec<Bytes>) -> Frame {
+        let response = pb::WatchResponse {
+            header: Some(self.member.header(revision)),
+            watch_id: id,
+            ..Default::default()
+        };
+        Frame { response, events }
+    }
+}
+
+/// Splits events so that each piece stays below the bound, or holds one event.
+fn cut(events: Vec<Bytes>, bound: usize) -> Vec<Vec<Bytes>> {
+    let mut pieces = vec![Vec::new()];
+    let mut bytes = 0;
+    for event in events {
+        let piece = pieces.last_mut().expect("never empty");
+        if !piece.is_empty() && bytes + event.len() >= bound {
+            bytes = event.len();
+            pieces.push(vec![event]);
+        } else {
+            bytes += event.len();
+            piece.push(event);
+        }
+    }
+    pieces
+}
+
+/// The interval plus up to a tenth, so that watches opened together do not report together.
+fn jittered(interval: Duration) -> Duration {
+    interval + interval.mul_f64(rand::random::<f64>() / 10.0)
+}
+
+fn create(request: pb::WatchCreateRequest) -> Create {
+    // An empty key means the smallest one.
+    let key = if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key };
+    let has =
+        |filter: pb::watch_create_request::FilterType| request.filters.contains(&i32::from(filter));
+    Create {
+        range: KeyRange::new(key, request.range_end),
+        start: Revision(request.start_revision),
+        id: request.watch_id,
+        filters: Filters {
+            no_put: has(pb::watch_create_request::FilterType::Noput),
+            no_delete: has(pb::watch_create_request::FilterType::Nodelete),
+        },
+        form: if request.prev_kv { Form::WithPrevious } else { Form::Plain },
+        fragment: request.fragment,
+        progress: request.progress_notify,
+    }
+}
+
+fn wire(group: &Group, picks: &Picks, form: Form) -> Vec<Bytes> {
+    let one = |at: usize| group.wire(at, form, |event| encode_event(event, form)).clone();
+    match picks {
+        Picks::All => (0..group.events().len()).map(one).collect(),
+        Picks::Some(picks) => picks.iter().map(|at| one(*at as usize)).collect(),
+    }
+}
+
+/// An event as an entry of `WatchResponse.events`: tag 11, length-delimited.
+fn encode_event(event: &crate::command::Event, form: Form) -> Bytes {
+    let event = convert::event(event, form == Form::WithPrevious);
+    let mut wire = Vec::with_capacity(event.encoded_len() + 8);
+    prost::encoding::message::encode(11, &event, &mut wire);
+    Bytes::from(wire)
+}
+
+/// A watch answer: a message without events, and the events in wire form.
+pub(super) struct Frame {
+    response: pb::WatchResponse,
+    events: Vec<Bytes>,
+}
+
+/// Decodes requests as usual and encodes [`Frame`]s.
+#[derive(Default)]
+pub(super) struct WatchCodec;
+
+impl Codec for WatchCodec {
+    type Encode = Frame;
+    type Decode = pb::WatchRequest;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for WatchCodec {
+    type Item = Frame;
+    type Error = Status;
+
+    fn encode(&mut self, frame: Frame, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        let events: usize = frame.events.iter().map(Bytes::len).sum();
+        out.reserve(frame.response.encoded_len() + events);
+        frame.response.encode(out).expect("the buffer grows");
+        for event in frame.events {
+            out.put_slice(&event);
+        }
+        Ok(())
+    }
+}
+
+impl Decoder for WatchCodec {
+    type Item = pb::WatchRequest;
+    type Error = Status;
+
+    fn decode(&mut self, frame: &mut DecodeBuf<'_>) -> Result<Option<pb::WatchRequest>, Status> {
+        pb::WatchRequest::decode(frame)
+            .map(Some)
+            .map_err(|error| Status::internal(format!("cannot decode the request: {error}")))
+    }
+}
