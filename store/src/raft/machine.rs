@@ -24,7 +24,6 @@ use openraft::{EntryPayload, OptionalSend};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// A point of the log with Raft's part of the state there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +60,8 @@ pub trait Checkpoints: Clone + Send + Sync + 'static {
     /// The newest durable checkpoint.
     fn durable(&self) -> Option<Checkpoint>;
 
-    /// Changes with each durable checkpoint; the value is its index.
-    fn subscribe(&self) -> watch::Receiver<u64>;
+    /// Waits for the next checkpoint that becomes durable, or for the failure after which none will.
+    fn next(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// Makes all that is applied durable, now.
     fn force(&self) -> impl Future<Output = Result<(), Failure>> + Send;

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! - [`types`]: what an entry is and how it is written; [`log_store`]: openraft's log on our
-//!   write-ahead log; [`machine`]: its state machine on our engine; [`network`]: the way to peers;
+//!   write-ahead log; [`machine`]: its state machine on ours, which is [`applier`]; [`network`]: the way to peers;
 //!   [`propose`]: many commands, one entry; [`leadership`]: who leads, may we read; [`run`]: the
 //!   thread that all of it runs on.
 //! - A write crosses threads four times: caller → Raft → WAL → Raft → caller. Each crossing costs a
@@ -17,6 +17,7 @@
 //!
 //! A single voter elects itself at once and then confirms reads without asking anyone.
 
+mod applier;
 mod handle;
 mod leadership;
 mod log_store;
@@ -29,6 +30,7 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+pub use applier::Applier;
 pub use handle::{Handle, Status, Stop};
 pub use leadership::Leadership;
 pub use machine::{Checkpoint, Checkpoints, Failure, StateMachine};

@@ -266,10 +266,9 @@ async fn confirm<S: StateMachine>(raft: &Node<S>) -> Result<(), Unavailable> {
 async fn watch_over<S: StateMachine>(
     raft: &Node<S>,
     wal: &Wal,
-    checkpoints: S::Checkpoints,
+    mut checkpoints: S::Checkpoints,
     stop: CancellationToken,
 ) -> Stop {
-    let mut durable = checkpoints.subscribe();
     let mut metrics = raft.server_metrics();
     loop {
         tokio::select! {
@@ -278,11 +277,13 @@ async fn watch_over<S: StateMachine>(
             changed = metrics.changed() => if changed.is_err() {
                 return Stop::Failed(why_ended(raft));
             },
-            changed = durable.changed() => {
-                if changed.is_err() {
-                    return Stop::Failed("the storage engine has stopped".to_owned());
+            next = checkpoints.next() => {
+                if let Err(failure) = next {
+                    return Stop::Failed(failure.to_string());
                 }
-                wal.covered(*durable.borrow_and_update());
+                if let Some(durable) = checkpoints.durable() {
+                    wal.covered(durable.index);
+                }
                 // An error means that the core has ended, which the next turn reports.
                 drop(raft.trigger().snapshot().await);
             }

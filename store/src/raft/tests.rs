@@ -6,6 +6,7 @@ use super::machine::{Builder, Machine};
 use super::types::{LogId, StoredMembership, Types};
 use super::*;
 use crate::command::{Command, Outcome, Put, PutAnswer, Response, Revision};
+use crate::engine::{Applied, Engine, EngineConfig, Identity, Storage};
 use crate::wal::disk::{Disk, RealDisk};
 use crate::wal::memory::{Fault as DiskFault, MemoryDisk};
 use crate::wal::{self, Wal};
@@ -28,6 +29,7 @@ const ID: u64 = 7;
 struct Recorder {
     told: Arc<Mutex<Told>>,
     durable: watch::Sender<u64>,
+    seen: watch::Receiver<u64>,
 }
 
 #[derive(Default)]
@@ -40,7 +42,8 @@ struct Told {
 
 impl Recorder {
     fn new() -> Self {
-        Self { told: Arc::default(), durable: watch::channel(0).0 }
+        let (durable, seen) = watch::channel(0);
+        Self { told: Arc::default(), durable, seen }
     }
 
     fn at(checkpoint: Checkpoint) -> Self {
@@ -99,8 +102,8 @@ impl Checkpoints for Recorder {
         self.told.lock().unwrap().durable.clone()
     }
 
-    fn subscribe(&self) -> watch::Receiver<u64> {
-        self.durable.subscribe()
+    async fn next(&mut self) -> Result<(), Failure> {
+        Ok(self.seen.changed().await?)
     }
 
     async fn force(&self) -> Result<(), Failure> {
@@ -338,6 +341,37 @@ async fn a_command_larger_than_an_entry_is_refused() {
     let refused = handle.propose(large).await;
     assert!(matches!(refused, Err(Unavailable::TooLarge { .. })), "{refused:?}");
     handle.propose(put(1)).await.expect("others go on");
+    handle.shutdown().await;
+}
+
+/// Goal: the whole path with the real engine: what is proposed is applied, told, and read back, and
+/// the engine's own checkpoints let the log go.
+#[tokio::test]
+async fn the_engine_applies_what_is_proposed() {
+    let disk = MemoryDisk::new(1);
+    let identity = Identity::default();
+    let engine = Engine::open(EngineConfig::new(Storage::memory(), identity)).expect("opens");
+    let reader = engine.reader();
+    let (told, mut events) = tokio::sync::mpsc::channel(2_000);
+    let applier = Applier::new(engine, move |_: &[Command], applied: &Applied| {
+        applied.events.iter().for_each(|revised| told.try_send(revised.revision).unwrap());
+    });
+    let handle = start(config(), open(&disk), applier).await.expect("the member starts");
+    handle.ready().await.expect("a single voter leads");
+    for number in 0..1_200 {
+        let outcome = handle.propose(put(number)).await.expect("a healthy member");
+        assert!(outcome.result.is_ok());
+        assert_eq!(events.try_recv(), Ok(outcome.revision), "told before it is answered");
+    }
+    assert_eq!(reader.view().revision(), Revision(1_201));
+    let segments = || disk.list().unwrap().iter().filter(|name| name.ends_with(".wal")).count();
+    let full = segments();
+    reader.request_checkpoint();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while segments() >= full {
+        assert!(Instant::now() < deadline, "the log was not purged");
+        handle.propose(put(0)).await.expect("a healthy member");
+    }
     handle.shutdown().await;
 }
 
