@@ -13,14 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper_util::rt::TokioIo;
-use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::command::{self, Command, MemberId, Outcome};
+use crate::command::{self, Command, MemberId};
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig, Identity, Reader, Storage};
 use crate::fault::Fault;
@@ -93,13 +91,13 @@ impl Node {
         let leases = Arc::new(Leases::new());
         let tasks = Tasks::new();
         let stop = CancellationToken::new();
-        let checkpoints = Checkpoints { reader: reader.clone(), durable: Arc::default() };
-        tasks.spawn("checkpoint news", checkpoints.clone().pass_on(stop.clone()));
-        let machine = Machine {
-            engine,
-            checkpoints,
-            watching: Arc::clone(&watching),
-            leases: Arc::clone(&leases),
+        let machine = {
+            let (watching, leases) = (Arc::clone(&watching), Arc::clone(&leases));
+            // Whoever must hear of a change does so before its author is answered.
+            raft::Applier::new(engine, move |commands, applied| {
+                watching.publish(std::mem::take(&mut applied.events));
+                rpc::observe(&leases, commands, &applied.outcomes);
+            })
         };
         let deadline = Duration::from_secs(5) + 2 * config.raft.election_timeout;
         let raft = raft::start(raft_config(&config, ids, deadline), wal, machine).await?;
@@ -368,81 +366,4 @@ async fn open(
         Ok((engine, wal, ids))
     });
     opened.await.expect("opening does not panic")
-}
-
-/// The state machine as raft drives it: the engine, and those who must hear of every change before
-/// its author does.
-struct Machine {
-    engine: Engine,
-    checkpoints: Checkpoints,
-    watching: Arc<Watching>,
-    leases: Arc<Leases>,
-}
-
-impl raft::StateMachine for Machine {
-    type Checkpoints = Checkpoints;
-
-    fn applied(&self) -> Option<raft::Checkpoint> {
-        let (index, raft_state) = self.engine.applied();
-        index.map(|index| raft::Checkpoint { index, raft_state })
-    }
-
-    fn apply(
-        &mut self,
-        index: u64,
-        raft_state: Option<Bytes>,
-        commands: &[Command],
-    ) -> Result<Vec<Outcome>, raft::Failure> {
-        let applied = self.engine.apply(index, raft_state, commands)?;
-        self.watching.publish(applied.events);
-        rpc::observe(&self.leases, commands, &applied.outcomes);
-        Ok(applied.outcomes)
-    }
-
-    fn checkpoints(&self) -> Checkpoints {
-        self.checkpoints.clone()
-    }
-}
-
-/// The engine's checkpoints as raft sees them.
-#[derive(Clone)]
-struct Checkpoints {
-    reader: Reader,
-    /// The index of the newest one. Kept here too, for raft takes a closed channel for the end of
-    /// the engine.
-    durable: Arc<watch::Sender<u64>>,
-}
-
-impl Checkpoints {
-    /// Tells raft of each checkpoint, until told to stop.
-    async fn pass_on(self, stop: CancellationToken) {
-        let mut durable = self.reader.durable();
-        loop {
-            if let Some(index) = durable.borrow_and_update().index {
-                self.durable.send_replace(index);
-            }
-            tokio::select! {
-                changed = durable.changed() => if changed.is_err() { return },
-                () = stop.cancelled() => return,
-            }
-        }
-    }
-}
-
-impl raft::Checkpoints for Checkpoints {
-    fn durable(&self) -> Option<raft::Checkpoint> {
-        let durable = self.reader.durable().borrow().clone();
-        durable.index.map(|index| raft::Checkpoint { index, raft_state: durable.raft })
-    }
-
-    fn subscribe(&self) -> watch::Receiver<u64> {
-        self.durable.subscribe()
-    }
-
-    async fn force(&self) -> Result<(), raft::Failure> {
-        let wanted = self.reader.request_checkpoint();
-        let mut durable = self.reader.durable();
-        durable.wait_for(|durable| durable.index >= wanted).await?;
-        Ok(())
-    }
 }

@@ -12,20 +12,21 @@ use bytes::Bytes;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::watch;
 
-/// An engine, and a function that is called for every entry right after it is applied.
+/// An engine, and a function that is called for every entry right after it is applied. It may take
+/// the events; the outcomes belong to the callers.
 pub struct Applier<F> {
     engine: Engine,
     /// Only ever reached through `&mut`; the mutex makes it shareable in name.
     on_applied: Mutex<F>,
 }
 
-impl<F: FnMut(&[Command], &Applied) + Send + 'static> Applier<F> {
+impl<F: FnMut(&[Command], &mut Applied) + Send + 'static> Applier<F> {
     pub fn new(engine: Engine, on_applied: F) -> Self {
         Self { engine, on_applied: Mutex::new(on_applied) }
     }
 }
 
-impl<F: FnMut(&[Command], &Applied) + Send + 'static> StateMachine for Applier<F> {
+impl<F: FnMut(&[Command], &mut Applied) + Send + 'static> StateMachine for Applier<F> {
     type Checkpoints = EngineCheckpoints;
 
     fn applied(&self) -> Option<Checkpoint> {
@@ -39,9 +40,9 @@ impl<F: FnMut(&[Command], &Applied) + Send + 'static> StateMachine for Applier<F
         raft_state: Option<Bytes>,
         commands: &[Command],
     ) -> Result<Vec<Outcome>, Failure> {
-        let applied = self.engine.apply(index, raft_state, commands)?;
+        let mut applied = self.engine.apply(index, raft_state, commands)?;
         let on_applied = self.on_applied.get_mut().unwrap_or_else(PoisonError::into_inner);
-        on_applied(commands, &applied);
+        on_applied(commands, &mut applied);
         Ok(applied.outcomes)
     }
 

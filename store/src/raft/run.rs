@@ -241,7 +241,7 @@ async fn confirm_reads<S: StateMachine>(mut reads: mpsc::Receiver<ReadRequest>, 
         let outcome = confirm(&raft).await;
         for read in waiting.drain(..) {
             // A failure to send means that nobody waits any more.
-            drop(read.send(outcome));
+            let _gone = read.send(outcome);
         }
     }
 }

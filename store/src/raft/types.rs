@@ -182,7 +182,7 @@ impl AppliedState {
         if bytes.try_get_u8().map_err(|_| Malformed)? != STATE_VERSION {
             return Err(Malformed);
         }
-        let mut long = |bytes: &mut Bytes| bytes.try_get_u64_le().map_err(|_| Malformed);
+        let long = |bytes: &mut Bytes| bytes.try_get_u64_le().map_err(|_| Malformed);
         let term = long(&mut bytes)?;
         let id = match bytes.try_get_u8().map_err(|_| Malformed)? {
             0 => None,
