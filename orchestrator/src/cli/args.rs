@@ -251,6 +251,9 @@ pub struct Kubelet {
 pub struct Proxy {
     #[command(flatten)]
     pub component: Component,
+    /// Name of this machine's node [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
     #[command(flatten)]
     pub cidrs: Cidrs,
 }

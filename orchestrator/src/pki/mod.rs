@@ -195,9 +195,22 @@ impl Pki {
 
     /// Files a client of the store needs: authority, certificate, key.
     pub fn store_client_files(&self) -> [PathBuf; 3] {
-        let (cert, key) = pair(&self.dir, Role::StoreClient.file());
-        [pair(&self.dir, STORE_AUTHORITY).0, cert, key]
+        client_files(&self.dir)
     }
+}
+
+/// The same files in a directory that is not opened; an error when they are not all there.
+pub fn store_client_files(dir: &Path) -> Result<[PathBuf; 3], Error> {
+    let files = client_files(dir);
+    match files.iter().find(|path| !path.exists()) {
+        Some(missing) => Err(Error::Missing(missing.clone())),
+        None => Ok(files),
+    }
+}
+
+fn client_files(dir: &Path) -> [PathBuf; 3] {
+    let (cert, key) = pair(dir, Role::StoreClient.file());
+    [pair(dir, STORE_AUTHORITY).0, cert, key]
 }
 
 fn pair(dir: &Path, name: &str) -> (PathBuf, PathBuf) {

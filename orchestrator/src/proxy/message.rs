@@ -19,6 +19,7 @@ pub(super) const F_CREATE: u16 = 0x400;
 pub(super) const F_APPEND: u16 = 0x800;
 
 pub(super) const NEW_TABLE: u16 = 0;
+pub(super) const GET_TABLE: u16 = 1;
 pub(super) const DEL_TABLE: u16 = 2;
 pub(super) const NEW_CHAIN: u16 = 3;
 pub(super) const NEW_RULE: u16 = 6;
@@ -101,6 +102,19 @@ pub(super) struct Finished {
     pub(super) acknowledged: u32,
     /// First number not used.
     pub(super) next: u32,
+}
+
+/// One message outside any transaction, which is answered by an acknowledgement or an error.
+pub(super) fn query(
+    message: u16,
+    sequence: u32,
+    fill: impl FnOnce(&mut Attributes<'_>),
+) -> Finished {
+    let mut bytes = Vec::new();
+    header(&mut bytes, kind(message), F_REQUEST | F_ACK, sequence, FAMILY_IPV4, 0);
+    fill(&mut Attributes(&mut bytes));
+    close_message(&mut bytes, 0);
+    Finished { bytes, first: sequence, acknowledged: sequence, next: sequence + 1 }
 }
 
 fn header(bytes: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) {
@@ -200,21 +214,21 @@ pub(super) fn error_number(body: &[u8]) -> Option<i32> {
     Some(i32::from_ne_bytes(*body.first_chunk()?).wrapping_neg())
 }
 
+/// Splits a run of attributes into kind and value; a torn one ends the iteration.
+pub(super) fn attributes(mut run: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let head: &[u8; 4] = run.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
+        let kind = u16::from_ne_bytes([head[2], head[3]]) & !NESTED;
+        let value = run.get(4..length)?;
+        run = run.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Splits a run of attributes into kind and value; a torn one ends the iteration.
-    pub(super) fn attributes(mut run: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-        std::iter::from_fn(move || {
-            let head: &[u8; 4] = run.first_chunk()?;
-            let length = usize::from(u16::from_ne_bytes([head[0], head[1]]));
-            let kind = u16::from_ne_bytes([head[2], head[3]]) & !NESTED;
-            let value = run.get(4..length)?;
-            run = run.get(length.next_multiple_of(4)..).unwrap_or_default();
-            Some((kind, value))
-        })
-    }
 
     /// Goal: what is written can be read back, nesting and padding included.
     #[test]

@@ -12,8 +12,10 @@
 //! A starting proxy replaces the whole table, elements included, in one transaction once it knows all
 //! Services: what an earlier process left keeps working until that moment. A proxy that stops leaves the
 //! table behind for the same reason; [`teardown`] is for `down`. A transaction that the kernel refuses
-//! changed nothing, so the answer is always the same: replace the whole table.
+//! changed nothing, so the answer is always the same: replace the whole table. So it is when somebody
+//! else removed the table, which `guard` notices.
 
+mod guard;
 mod message;
 mod plan;
 mod routes;
@@ -34,6 +36,8 @@ use crate::api::Cidr;
 use crate::client::view::{EndpointSlice, SERVICE_NAME_LABEL, Service};
 use crate::client::view::{Index, ObjectRef, View as _};
 use crate::client::{Cache, Context, Severity};
+use guard::Guard;
+use message::Finished;
 use plan::{Changes, Element, Plan};
 use ruleset::{Ranges, Writer};
 use socket::Socket;
@@ -96,6 +100,7 @@ pub async fn run(
     let ranges = Ranges { cluster: config.cluster_cidr, service: config.service_cidr };
     routes::install(ranges.service).await.map_err(Error::Route)?;
     let mut kernel = Kernel::open(ranges).map_err(Error::Open)?;
+    let mut guard = Guard::open().map_err(|error| Error::Open(error.into()))?;
     let mut desired = Desired::new(context, config);
     let marked = Marked::default();
     tokio::select! {
@@ -114,6 +119,10 @@ pub async fn run(
             () = stop.cancelled() => return Ok(()),
             () = marked.wait() => {}
             () = tokio::time::sleep(RETRY), if whole => {}
+            removed = guard.removed() => {
+                removed.map_err(|error| Error::Open(error.into()))?;
+                whole = whole || !kernel.holds_table().await;
+            }
         }
     }
 }
@@ -263,34 +272,35 @@ impl Kernel {
         } else {
             self.writer.change(changes)
         };
-        let socket = match self.socket.take() {
-            Some(socket) => Ok(socket),
-            None => Socket::open(),
-        };
-        let mut socket = match socket {
-            Ok(socket) => socket,
-            Err(error) => {
-                tracing::warn!(%error, "cannot open nf_tables");
-                return false;
-            }
-        };
-        // Blocking: up to a tenth of a second for ten thousand Services at start.
-        let committed = tokio::task::spawn_blocking(move || {
-            let result = socket.commit(&batch);
-            (socket, result)
-        });
-        match committed.await {
-            Ok((socket, Ok(()))) => {
-                self.socket = Some(socket);
-                true
-            }
-            // The socket is dropped: a late answer on it would be taken for the next one's.
-            Ok((_, Err(error))) => {
-                tracing::warn!(%error, "Services were not written; replacing the table");
-                false
-            }
-            Err(_) => false,
+        let result = self.commit(batch).await;
+        if let Err(error) = &result {
+            tracing::warn!(%error, "Services were not written; replacing the table");
         }
+        result.is_ok()
+    }
+
+    /// Whether the table is still there.
+    async fn holds_table(&mut self) -> bool {
+        let query = self.writer.look();
+        let result = self.commit(query).await;
+        if let Err(error) = &result {
+            tracing::warn!(%error, "somebody removed the table of Services");
+        }
+        result.is_ok()
+    }
+
+    /// Sends one batch from a thread that may block: it takes up to a tenth of a second for ten thousand
+    /// Services at start. A socket that failed is not used again, since a late answer on it would be
+    /// taken for the next one's.
+    async fn commit(&mut self, batch: Finished) -> Result<(), KernelError> {
+        let held = self.socket.take();
+        let sent = tokio::task::spawn_blocking(move || {
+            let mut socket = held.map_or_else(Socket::open, Ok)?;
+            socket.commit(&batch).map(|()| socket)
+        });
+        let socket = sent.await.map_err(|error| KernelError::Socket(io::Error::other(error)))??;
+        self.socket = Some(socket);
+        Ok(())
     }
 }
 

@@ -35,8 +35,8 @@
 use std::net::Ipv4Addr;
 
 use super::message::{
-    Attributes, Batch, DEL_ELEMENT, DEL_TABLE, F_APPEND, F_CREATE, FAMILY_IPV4, Finished,
-    NEW_CHAIN, NEW_ELEMENT, NEW_RULE, NEW_SET, NEW_TABLE,
+    self, Attributes, Batch, DEL_ELEMENT, DEL_TABLE, F_APPEND, F_CREATE, FAMILY_IPV4, Finished,
+    GET_TABLE, NEW_CHAIN, NEW_ELEMENT, NEW_RULE, NEW_SET, NEW_TABLE,
 };
 use super::plan::{Changes, Element, Front};
 use crate::api::Cidr;
@@ -122,6 +122,13 @@ impl Writer {
         self.finish(batch)
     }
 
+    /// Asks whether the table is there.
+    pub(super) fn look(&mut self) -> Finished {
+        let finished = look(self.sequence);
+        self.sequence = finished.next;
+        finished
+    }
+
     /// Writes what changed.
     pub(super) fn change(&mut self, changes: &Changes) -> Finished {
         let mut batch = Batch::new(self.sequence);
@@ -195,6 +202,11 @@ impl Writer {
             expression(rule, "masq", |_| {});
         });
     }
+}
+
+/// Asks for the table: refused when it is not there.
+fn look(sequence: u32) -> Finished {
+    message::query(GET_TABLE, sequence, |table| table.text(1, TABLE))
 }
 
 /// Removes the table, if it is there.

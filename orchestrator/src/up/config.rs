@@ -1,6 +1,6 @@
 //! What `up` was asked for, checked before a file or a port is touched.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -74,6 +74,17 @@ impl Ranges {
     /// Where pods find the API: the first address of the Service range.
     pub fn api_service(&self) -> IpAddr {
         self.service.nth(1).expect("the range was checked to have more than one address").into()
+    }
+
+    /// The node's part of the pod range. There is one node, so it is the first.
+    pub fn pods(&self) -> Cidr {
+        let text = format!("{}/{CLUSTER_PREFIX_MAX}", self.cluster.network());
+        text.parse().expect("the range was checked to hold a node's part")
+    }
+
+    /// The node's own address on its bridge: the first of its part.
+    pub fn bridge(&self) -> Ipv4Addr {
+        self.pods().nth(1).expect("a node's part has 256 addresses")
     }
 }
 

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 
+use super::config::Ranges;
 use crate::api::Cidr;
+use crate::pki::Names;
 
 /// The machine's name.
 pub fn name() -> std::io::Result<String> {
@@ -32,6 +34,25 @@ fn is_outside(address: IpAddr, cluster: Cidr) -> bool {
         IpAddr::V4(address) => !cluster.contains(address) && !address.is_link_local(),
         IpAddr::V6(address) => !address.is_unicast_link_local(),
     }
+}
+
+/// What this machine's certificates must name, when its API server listens on `api`.
+pub fn names(host: &str, node: &str, ranges: Ranges, api: IpAddr) -> std::io::Result<Names> {
+    let mut addresses = addresses(ranges.cluster)?;
+    addresses.push(ranges.bridge().into());
+    addresses.extend(Some(api).filter(|ip| !ip.is_unspecified()));
+    let (node, host) = (node.to_owned(), host.to_owned());
+    Ok(Names { node, host, addresses, api_service: ranges.api_service() })
+}
+
+/// The address the `kubernetes` Service leads to when the API server listens on `api`: pods reach it by
+/// any address of the machine but loopback.
+pub fn advertised(api: SocketAddr, ranges: Ranges) -> std::io::Result<SocketAddr> {
+    if !api.ip().is_unspecified() && !api.ip().is_loopback() {
+        return Ok(api);
+    }
+    let address = primary(&addresses(ranges.cluster)?, ranges.bridge());
+    Ok(SocketAddr::new(address.into(), api.port()))
 }
 
 /// The address this machine is known by: the one its default route leaves from, else its first. A

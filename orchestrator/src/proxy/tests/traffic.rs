@@ -16,8 +16,9 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use super::super::KernelError;
+use super::super::guard::Guard;
 use super::super::message::{Batch, DEL_TABLE};
-use super::super::plan::{Changes, Endpoint, Plan, Protocol, Service, ServicePort, Slice};
+use super::super::plan::{Changes, Element, Endpoint, Plan, Protocol, Service, ServicePort, Slice};
 use super::super::routes;
 use super::super::ruleset::{self, Ranges, Writer};
 use super::super::socket::Socket;
@@ -275,6 +276,40 @@ fn a_table_is_replaced_and_removed_as_a_whole() {
         let error = again.socket.commit(&gone.finish()).expect_err("there is no table");
         assert!(matches!(error, KernelError::Refused { nth: 1, errno: Errno::ENOENT }), "{error}");
         again.socket.commit(&ruleset::remove(3000)).expect("removing nothing is fine");
+    });
+}
+
+/// Goal: the guard tells a removal of our table, and nothing else that happens to it.
+#[test]
+fn a_removal_by_somebody_else_is_noticed() {
+    if !privileged("a_removal_by_somebody_else_is_noticed") {
+        return;
+    }
+    in_namespace(|| {
+        let mut node = Node::start();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            let mut guard = Guard::open().expect("a socket");
+            let noticed = async |guard: &mut Guard, wait| {
+                tokio::time::timeout(wait, guard.removed()).await.is_ok()
+            };
+            let service = Element::Hairpin(VIP);
+            node.commit(&Changes { add: vec![service], remove: Vec::new() });
+            assert!(
+                !noticed(&mut guard, Duration::from_millis(50)).await,
+                "an element is no removal"
+            );
+            node.socket.commit(&node.writer.look()).expect("the table is there");
+
+            let mut other = Socket::open().expect("a socket");
+            other.commit(&ruleset::remove(1)).expect("removed");
+            assert!(noticed(&mut guard, WAIT).await);
+            let error = node.socket.commit(&node.writer.look()).expect_err("the table is gone");
+            assert!(matches!(error, KernelError::Refused { errno: Errno::ENOENT, .. }), "{error}");
+            let table = node.writer.replace(&[service]);
+            node.socket.commit(&table).expect("it is back");
+            node.socket.commit(&node.writer.look()).expect("the table is there");
+        });
     });
 }
 
