@@ -6,6 +6,7 @@
 
 pub mod cli;
 pub mod api;
+pub mod apiserver;
 pub mod client;
 pub mod scheduler;
 pub mod controllers;

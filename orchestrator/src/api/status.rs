@@ -92,6 +92,17 @@ impl Status {
         Self::new(403, "Forbidden", message).with(about(kind, name))
     }
 
+    /// 403: the asker has no right to this; `resource` and `name` may be empty.
+    pub fn denied(message: impl Into<String>, group: &str, resource: &str, name: &str) -> Self {
+        let details = Details {
+            name: name.to_owned(),
+            group: group.to_owned(),
+            kind: resource.to_owned(),
+            ..Details::default()
+        };
+        Self::new(403, "Forbidden", message).with(details)
+    }
+
     /// 403 about something that is no object.
     pub fn forbidden_path(message: impl Into<String>) -> Self {
         Self::new(403, "Forbidden", message).with(Details::default())
@@ -107,6 +118,12 @@ impl Status {
     pub fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource")
             .with(Details::default())
+    }
+
+    /// 405: the method means nothing at this path.
+    pub fn no_such_method() -> Self {
+        const WHY: &str = "the server does not allow this method on the requested resource";
+        Self::new(405, "MethodNotAllowed", WHY).with(Details::default())
     }
 
     /// 405: the verb is not served here.
