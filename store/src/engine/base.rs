@@ -134,11 +134,11 @@ impl Base {
         upto: Revision,
         visit: &mut dyn FnMut(&record::HistRow<'_>) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
-        let first = hist_key(Version { main: from, sub: 0 });
-        let last = hist_key(Version { main: upto, sub: u32::MAX });
-        if first > last {
+        if from > upto {
             return Ok(());
         }
+        let first = hist_key(Version { main: from, sub: 0 });
+        let last = hist_key(Version { main: upto, sub: u32::MAX });
         for row in self.hist.range::<&HistKey>(&first..=&last)? {
             let (key, row) = row?;
             if !visit(&record::read_hist(read_hist_key(key.value()), row.value())?)? {

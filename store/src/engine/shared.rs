@@ -294,9 +294,9 @@ impl Shared {
                 Job::Stop => return,
             };
             if let Err(fault) = done {
-                self.queue.lock().expect(HELD).failed = Some(fault.clone());
+                self.fault.send_replace(Some(fault.clone()));
+                self.queue.lock().expect(HELD).failed = Some(fault);
                 self.queue_changed.notify_all();
-                self.fault.send_replace(Some(fault));
                 return;
             }
             self.durable.send_replace(Durable {

@@ -66,7 +66,10 @@ impl<R: RowsMut> Draft<'_, R> {
 
     pub(super) fn put(&mut self, put: &Put) -> Result<PutAnswer, Error> {
         self.check(put)?;
-        let prior = self.prior(&put.key)?;
+        let prior = self.rows.get(&put.key, self.next())?;
+        if prior.as_ref().is_some_and(|(meta, _)| meta.at.main == self.next()) {
+            return Err(Refusal::DuplicateKey.into());
+        }
         let live = prior.as_ref().filter(|(meta, _)| !meta.is_tombstone());
         if (put.ignore_value || put.ignore_lease) && live.is_none() {
             return Err(Refusal::KeyNotFound.into());
@@ -106,13 +109,11 @@ impl<R: RowsMut> Draft<'_, R> {
     }
 
     pub(super) fn delete(&mut self, delete: &DeleteRange) -> Result<DeleteAnswer, Error> {
-        let doomed = match &delete.range {
-            KeyRange::Key(key) => {
-                let prior = self.prior(key)?.filter(|(meta, _)| !meta.is_tombstone());
-                prior.map(|(meta, value)| (meta, key.clone(), value)).into_iter().collect()
-            }
-            range => self.live(range)?,
-        };
+        let doomed = self.live(&delete.range)?;
+        // Deleting again what this revision has deleted is fine: it is no longer there.
+        if doomed.iter().any(|(meta, ..)| meta.at.main == self.next()) {
+            return Err(Refusal::DuplicateKey.into());
+        }
         let mut answer = DeleteAnswer::default();
         for (meta, key, value) in doomed {
             let prev = self.bury(meta, key, value)?;
@@ -125,15 +126,19 @@ impl<R: RowsMut> Draft<'_, R> {
         Ok(answer)
     }
 
-    fn live(&self, range: &KeyRange) -> Result<Vec<(Meta, Bytes, Bytes)>, Error> {
+    fn live(&self, range: &KeyRange) -> Result<Vec<(Meta, Bytes, Bytes)>, Fault> {
+        if let KeyRange::Key(key) = range {
+            let newest = self.rows.get(key, self.next())?;
+            let live = newest.filter(|(meta, _)| !meta.is_tombstone());
+            return Ok(live.map(|(meta, value)| (meta, key.clone(), value)).into_iter().collect());
+        }
         let (mut found, mut arena) = (Vec::new(), range::Arena::default());
         self.rows.scan(range, self.next(), &mut |row| {
             let kv = arena.keep(self.rows, row, true)?;
             found.push((row.meta, kv.key, kv.value));
             Ok(true)
         })?;
-        let changed = found.iter().any(|(meta, ..)| meta.at.main == self.next());
-        if changed { Err(Refusal::DuplicateKey.into()) } else { Ok(found) }
+        Ok(found)
     }
 
     /// Deletes one live key and gives back what it was.
@@ -144,15 +149,6 @@ impl<R: RowsMut> Draft<'_, R> {
         let kv = KeyValue { key, modified: meta.at.main, ..KeyValue::default() };
         self.record(meta, Event { kind: EventKind::Delete, kv, prev: Some(prev.clone()) });
         Ok(prev)
-    }
-
-    /// The version that a change of this key replaces.
-    fn prior(&self, key: &Bytes) -> Result<Option<(Meta, Bytes)>, Error> {
-        let prior = self.rows.get(key, self.next())?;
-        match &prior {
-            Some((meta, _)) if meta.at.main == self.next() => Err(Refusal::DuplicateKey.into()),
-            _ => Ok(prior),
-        }
     }
 
     /// The name and the links of a new version.

@@ -1,0 +1,13 @@
+//! The machine and the engine together, through their public face.
+//!
+//! - `scripts`: one golden script for each behaviour, to be read as prose.
+//! - `random`: random commands against a naive model, with checkpoints, compactions, reopenings and
+//!   power cuts in between.
+//! - `faults`: what happens when the disk fails, is locked, or holds something else.
+
+mod disk;
+mod faults;
+mod model;
+mod random;
+mod scripts;
+mod world;

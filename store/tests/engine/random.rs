@@ -1,0 +1,282 @@
+//! Random commands, questions and accidents against the model.
+//!
+//! Revisions are drawn relative to what is retained when their turn comes, so that most questions
+//! and compactions are about something.
+
+use std::cell::Cell;
+
+use bytes::Bytes;
+use proptest::{
+    collection::vec,
+    prelude::*,
+    test_runner::{Config, RngSeed, TestRunner},
+};
+use store::{
+    command::{
+        Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
+        LeaseId, MemberId, Op, Put, RangeQuery, Revision, SortOrder, SortTarget, Txn,
+    },
+    engine::Budget,
+};
+
+use crate::{model::Model, world::World};
+
+#[derive(Clone, Debug)]
+enum Step {
+    Entry(Vec<Command>),
+    Range(RangeQuery),
+    History(Revision, usize, usize),
+    Hash(Revision),
+    Small,
+    Checkpoint,
+    Reopen,
+    PowerCut(u64),
+}
+
+/// Steps of one case; with the cases below far more than a hundred thousand commands.
+const STEPS_MAX: usize = 120;
+const CASES: u32 = 1_200;
+
+#[test]
+fn the_engine_does_what_the_model_does() {
+    let config = Config {
+        cases: CASES,
+        rng_seed: RngSeed::Fixed(0x5709_e004),
+        failure_persistence: None,
+        max_shrink_iters: 2_000,
+        ..Config::default()
+    };
+    let commands = Cell::new(0);
+    let sizes = prop_oneof![Just(1), Just(5_000), Just(50_000), Just(1 << 30)];
+    TestRunner::new(config)
+        .run(&(sizes, vec(step(), STEPS_MAX / 2..STEPS_MAX)), |(memtable_bytes, steps)| {
+            let mut world = World::new(memtable_bytes);
+            for step in steps {
+                if let Step::Entry(entry) = &step {
+                    commands.set(commands.get() + entry.len());
+                }
+                take(&mut world, step);
+            }
+            take(&mut world, Step::Small);
+            world.reopen();
+            take(&mut world, Step::Hash(Revision(0)));
+            Ok(())
+        })
+        .unwrap_or_else(|failure| panic!("{failure}"));
+    let commands = commands.get();
+    assert!(commands >= 100_000, "only {commands} commands were tried");
+}
+
+fn take(world: &mut World, step: Step) {
+    match step {
+        Step::Entry(mut commands) => {
+            // Each command may make a revision, so the later ones see a guess; that is enough.
+            commands.iter_mut().for_each(|command| settle(&world.model, command));
+            world.apply(commands);
+        }
+        Step::Range(mut query) => {
+            query.revision = at(&world.model, query.revision);
+            for bound in [&mut query.min_modified, &mut query.max_create] {
+                *bound = at(&world.model, *bound);
+            }
+            world.check_range(&query);
+        }
+        Step::History(from, revisions, bytes) => {
+            let from = at(&world.model, from);
+            world.check_history(from, Budget { revisions, bytes });
+        }
+        Step::Hash(upto) => {
+            let upto = at(&world.model, upto);
+            world.check_hash(upto);
+        }
+        Step::Small => world.check_small(),
+        Step::Checkpoint => world.checkpoint(),
+        Step::Reopen => world.reopen(),
+        Step::PowerCut(mut seed) => world.power_cut(|| {
+            // An ordinary 64-bit congruential generator.
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            seed.to_be_bytes()[0]
+        }),
+    }
+}
+
+/// Turns a drawn number into a revision: 0 stays, the rest lies from two below the compacted
+/// revision to two above the newest.
+fn at(model: &Model, drawn: Revision) -> Revision {
+    let lowest = model.compacted.0.max(0) - 2;
+    match drawn.0 {
+        0 => Revision(0),
+        drawn => Revision(lowest + drawn % (model.revision.0 + 3 - lowest)),
+    }
+}
+
+fn settle(model: &Model, command: &mut Command) {
+    match command {
+        Command::Compact(upto) => {
+            let lowest = model.compacted.0 - 1;
+            // Mostly a little further, so that there is history left to ask about.
+            let span = (model.revision.0 + 2 - lowest).max(1);
+            upto.0 = lowest + (upto.0 % span).min(upto.0 % 7);
+        }
+        Command::Txn(txn) => settle_txn(model, txn),
+        _ => {}
+    }
+}
+
+fn settle_txn(model: &Model, txn: &mut Txn) {
+    for compare in &mut txn.compares {
+        if let CompareTarget::Create(revision) | CompareTarget::Modified(revision) =
+            &mut compare.target
+        {
+            *revision = at(model, *revision);
+        }
+    }
+    for op in txn.success.iter_mut().chain(&mut txn.failure) {
+        match op {
+            Op::Range(query) => query.revision = at(model, query.revision),
+            Op::Txn(txn) => settle_txn(model, txn),
+            Op::Put(_) | Op::Delete(_) => {}
+        }
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        60 => vec(command(), 1..4).prop_map(Step::Entry),
+        30 => query().prop_map(Step::Range),
+        6 => (drawn(), 1..20_usize, 1..4_000_usize)
+            .prop_map(|(from, revisions, bytes)| Step::History(from, revisions, bytes)),
+        3 => drawn().prop_map(Step::Hash),
+        4 => Just(Step::Small),
+        4 => Just(Step::Checkpoint),
+        1 => Just(Step::Reopen),
+        1 => any::<u64>().prop_map(Step::PowerCut),
+    ]
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        40 => put().prop_map(Command::Put),
+        12 => delete().prop_map(Command::Delete),
+        20 => txn(2).prop_map(Command::Txn),
+        5 => drawn().prop_map(Command::Compact),
+        5 => lease().prop_map(|id| Command::LeaseGrant { id, ttl: id.0 * 10 }),
+        3 => lease().prop_map(Command::LeaseRevoke),
+        1 => (lease(), 0..100_i64).prop_map(|left| Command::LeaseCheckpoint(vec![left])),
+        1 => (0..60_000_u64).prop_map(|bytes| Command::Quota { bytes, member: MemberId(7) }),
+        2 => Just(Command::ClearAlarm(Alarm { member: MemberId(7), kind: AlarmKind::NoSpace })),
+    ]
+}
+
+fn drawn() -> impl Strategy<Value = Revision> {
+    prop_oneof![1 => Just(0), 6 => 1..100_000_i64].prop_map(Revision)
+}
+
+fn key() -> impl Strategy<Value = Bytes> {
+    let names = ["a", "a/", "a/1", "a/2", "a0", "b", "b/1", "c", "\u{0}", "zz"];
+    (0..names.len()).prop_map(move |nth| Bytes::from_static(names[nth].as_bytes()))
+}
+
+fn value() -> impl Strategy<Value = Bytes> {
+    prop_oneof![
+        6 => (0..50_u8).prop_map(|n| Bytes::from(format!("v{n}"))),
+        1 => Just(Bytes::new()),
+        1 => any::<u8>().prop_map(|byte| Bytes::from(vec![byte; 700])),
+    ]
+}
+
+fn lease() -> impl Strategy<Value = LeaseId> {
+    (1..5_i64).prop_map(LeaseId)
+}
+
+fn range() -> impl Strategy<Value = KeyRange> {
+    prop_oneof![
+        3 => key().prop_map(KeyRange::Key),
+        3 => (key(), key()).prop_map(|(start, end)| KeyRange::Span(start, end)),
+        1 => key().prop_map(KeyRange::From),
+        1 => Just(KeyRange::all()),
+    ]
+}
+
+fn put() -> impl Strategy<Value = Put> {
+    let lease = prop_oneof![4 => Just(LeaseId::NONE), 1 => lease()];
+    (key(), value(), lease, any::<bool>(), 0..12_u8).prop_map(
+        |(key, value, lease, prev_kv, ignore)| {
+            let mut put = Put { key, value, lease, prev_kv, ..Put::default() };
+            match ignore {
+                0 => (put.ignore_value, put.value) = (true, Bytes::new()),
+                1 => (put.ignore_lease, put.lease) = (true, LeaseId::NONE),
+                2 => put.ignore_value = true,
+                _ => {}
+            }
+            put
+        },
+    )
+}
+
+fn delete() -> impl Strategy<Value = DeleteRange> {
+    (range(), any::<bool>()).prop_map(|(range, prev_kv)| DeleteRange { range, prev_kv })
+}
+
+fn query() -> impl Strategy<Value = RangeQuery> {
+    let order = prop_oneof![
+        3 => Just(SortOrder::None),
+        1 => Just(SortOrder::Ascend),
+        1 => Just(SortOrder::Descend),
+    ];
+    let target = prop_oneof![
+        4 => Just(SortTarget::Key),
+        1 => Just(SortTarget::Version),
+        1 => Just(SortTarget::Create),
+        1 => Just(SortTarget::Modified),
+        1 => Just(SortTarget::Value),
+    ];
+    let flags = (0..8_u8, 0..6_u8);
+    (range(), drawn(), 0..5_i64, order, target, flags, drawn(), drawn()).prop_map(
+        |(range, revision, limit, order, target, (flags, filter), min, max)| {
+            let mut query = RangeQuery { revision, limit, order, target, ..RangeQuery::new(range) };
+            query.keys_only = flags == 0;
+            query.count_only = flags == 1;
+            match filter {
+                0 => query.min_modified = min,
+                1 => query.max_create = max,
+                _ => {}
+            }
+            query
+        },
+    )
+}
+
+fn compare() -> impl Strategy<Value = Compare> {
+    let target = prop_oneof![
+        (0..4_i64).prop_map(CompareTarget::Version),
+        drawn().prop_map(CompareTarget::Create),
+        drawn().prop_map(CompareTarget::Modified),
+        lease().prop_map(CompareTarget::Lease),
+        value().prop_map(CompareTarget::Value),
+    ];
+    let result = prop_oneof![
+        Just(CompareResult::Equal),
+        Just(CompareResult::Greater),
+        Just(CompareResult::Less),
+        Just(CompareResult::NotEqual),
+    ];
+    (range(), target, result).prop_map(|(range, target, result)| Compare { range, target, result })
+}
+
+fn txn(depth: u32) -> BoxedStrategy<Txn> {
+    let op = move || {
+        let plain = prop_oneof![
+            4 => put().prop_map(Op::Put),
+            1 => delete().prop_map(Op::Delete),
+            2 => query().prop_map(Op::Range),
+        ];
+        match depth {
+            0 => plain.boxed(),
+            _ => prop_oneof![6 => plain, 1 => txn(depth - 1).prop_map(Op::Txn)].boxed(),
+        }
+    };
+    (vec(compare(), 0..3), vec(op(), 0..4), vec(op(), 0..4))
+        .prop_map(|(compares, success, failure)| Txn { compares, success, failure })
+        .boxed()
+}

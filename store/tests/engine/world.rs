@@ -1,0 +1,196 @@
+//! An engine on a disk, the log it applies, and the model that says what is right.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use store::{
+    command::{Command, LeaseId, Outcome, RangeQuery, Refusal, Revised, Revision, decode, encode},
+    engine::{Budget, Engine, EngineConfig, Identity, Storage},
+    fault::Error,
+};
+
+use crate::{disk::Disk, model::Model};
+
+pub const IDENTITY: Identity = Identity { cluster: 0xc1, member: 0xa1 };
+
+pub fn open(disk: &Disk, memtable_bytes: usize) -> Engine {
+    Engine::open(config(disk, memtable_bytes)).expect("the disk works")
+}
+
+pub fn config(disk: &Disk, memtable_bytes: usize) -> EngineConfig {
+    EngineConfig {
+        memtable_bytes,
+        memtable_age: Duration::from_secs(3600),
+        cache_bytes: 1 << 20,
+        ..EngineConfig::new(Storage::Backend(Box::new(disk.clone())), IDENTITY)
+    }
+}
+
+struct Entry {
+    commands: Vec<Command>,
+    outcomes: Vec<Outcome>,
+    events: Vec<Revised>,
+    /// The store's revision after the entry.
+    revision: Revision,
+}
+
+pub struct World {
+    disk: Disk,
+    memtable_bytes: usize,
+    pub engine: Option<Engine>,
+    pub model: Model,
+    log: Vec<Entry>,
+}
+
+impl World {
+    pub fn new(memtable_bytes: usize) -> Self {
+        let disk = Disk::default();
+        let engine = Some(open(&disk, memtable_bytes));
+        Self { disk, memtable_bytes, engine, model: Model::default(), log: Vec::new() }
+    }
+
+    pub fn engine(&mut self) -> &mut Engine {
+        self.engine.as_mut().expect("between steps there is an engine")
+    }
+
+    /// Applies an entry to both and compares what they say. The commands take the way through the
+    /// log's encoding.
+    pub fn apply(&mut self, commands: Vec<Command>) {
+        let commands = decode(Bytes::from(encode(&commands))).expect("just encoded");
+        let mut entry = Entry {
+            outcomes: Vec::new(),
+            events: Vec::new(),
+            revision: self.model.revision,
+            commands,
+        };
+        for command in &entry.commands {
+            let (outcome, revised) = self.model.apply(command);
+            entry.outcomes.push(outcome);
+            entry.events.extend(revised);
+        }
+        entry.revision = self.model.revision;
+        self.log.push(entry);
+        self.replay(self.log.len() - 1);
+    }
+
+    fn replay(&mut self, nth: usize) {
+        let index = nth as u64;
+        let raft = Bytes::copy_from_slice(&index.to_le_bytes());
+        let entry = &self.log[nth];
+        let engine = self.engine.as_mut().expect("between steps there is an engine");
+        let applied = engine.apply(index, Some(raft), &entry.commands).expect("the disk works");
+        assert_eq!(applied.index, index);
+        for (nth, command) in entry.commands.iter().enumerate() {
+            assert_eq!(applied.outcomes[nth], entry.outcomes[nth], "{command:?}");
+        }
+        let events: Vec<_> = applied.events.into_iter().map(Arc::unwrap_or_clone).collect();
+        assert_eq!(events, entry.events);
+    }
+
+    pub fn checkpoint(&mut self) {
+        self.engine().checkpoint().expect("the disk works");
+    }
+
+    /// Stops as a killed process does, and starts again.
+    pub fn reopen(&mut self) {
+        let durable = self.durable();
+        self.engine = None;
+        self.recover(durable);
+    }
+
+    fn durable(&mut self) -> Option<u64> {
+        self.engine().reader().durable().borrow().index
+    }
+
+    /// Cuts the power and starts again from what is left on the disk.
+    pub fn power_cut(&mut self, random: impl FnMut() -> u8) {
+        let durable = self.durable();
+        let left = self.disk.after_power_cut(random);
+        self.engine = None;
+        self.disk = left;
+        self.recover(durable);
+    }
+
+    /// Opens what is there, which must be exactly the state after some entry, and applies the rest
+    /// of the log again: everything must come out as the first time.
+    fn recover(&mut self, durable: Option<u64>) {
+        let engine = self.engine.insert(open(&self.disk, self.memtable_bytes));
+        assert_eq!(engine.identity(), IDENTITY);
+        let (applied, raft) = engine.applied();
+        assert!(applied >= durable, "what was told to be durable is gone");
+        let next = applied.map_or(0, |index| index + 1);
+        assert!(next <= self.log.len() as u64, "the database is ahead of the log");
+        if let Some(index) = applied {
+            assert_eq!(raft, Bytes::copy_from_slice(&index.to_le_bytes()));
+        }
+        let view = engine.reader().view();
+        let nth = usize::try_from(next).unwrap();
+        let expected = nth.checked_sub(1).map_or(Revision(1), |last| self.log[last].revision);
+        assert_eq!(view.revision(), expected);
+        for nth in nth..self.log.len() {
+            self.replay(nth);
+        }
+    }
+
+    pub fn check_range(&mut self, query: &RangeQuery) {
+        let answer = refused(self.engine().reader().view().range(query));
+        assert_eq!(answer, self.model.range(query), "{query:?}");
+    }
+
+    /// Reads all history from a revision on, in portions, and compares.
+    pub fn check_history(&mut self, from: Revision, budget: Budget) {
+        let view = self.engine().reader().view();
+        let mut expected = self.model.history(from).map(Vec::into_iter);
+        let mut next = from;
+        loop {
+            match (refused(view.history(next, budget)), &mut expected) {
+                (Ok(history), Ok(expected)) => {
+                    if history.revised.is_empty() {
+                        assert_eq!(expected.next(), None, "history from {next} ends early");
+                        return;
+                    }
+                    for revised in &history.revised {
+                        assert_eq!(Some(&**revised), expected.next().as_ref());
+                    }
+                    next = history.next;
+                }
+                (Err(refusal), Err(expected)) => return assert_eq!(refusal, *expected),
+                (got, expected) => panic!("{got:?} is not {expected:?}"),
+            }
+        }
+    }
+
+    pub fn check_hash(&mut self, upto: Revision) {
+        let digest = refused(self.engine().reader().view().hash_kv(upto));
+        match digest {
+            Ok(digest) => assert_eq!(digest.hash, self.model.hash_kv(digest.revision)),
+            Err(Refusal::Compacted { compacted }) => assert!(upto < compacted),
+            Err(Refusal::FutureRevision { current }) => assert!(upto > current),
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    pub fn check_small(&mut self) {
+        let reader = self.engine().reader();
+        let view = reader.view();
+        assert_eq!(view.revision(), self.model.revision);
+        assert_eq!(view.compacted(), self.model.compacted);
+        assert_eq!(view.alarms(), self.model.alarms());
+        assert_eq!(view.sizes().retained, self.model.retained());
+        let leases: Vec<(LeaseId, i64, i64)> =
+            self.model.leases.iter().map(|(id, (ttl, left))| (*id, *ttl, *left)).collect();
+        assert_eq!(reader.leases(), leases);
+        for (id, ..) in leases {
+            let keys: Vec<_> = reader.lease(id).expect("listed").keys.into_iter().collect();
+            assert_eq!(keys, self.model.keys_of(id));
+        }
+    }
+}
+
+fn refused<T>(answer: Result<T, Error>) -> Result<T, Refusal> {
+    match answer {
+        Ok(answer) => Ok(answer),
+        Err(Error::Refused(refusal)) => Err(refusal),
+        Err(Error::Failed(fault)) => panic!("{fault}"),
+    }
+}
