@@ -12,6 +12,7 @@ pub mod machine;
 pub mod engine;
 pub mod wal;
 
+pub mod compactor;
 pub mod lessor;
 pub mod raft;
 pub mod watch;

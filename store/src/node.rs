@@ -18,7 +18,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::command::{self, Command, MemberId};
+use crate::command::{self, Command, MemberId, Outcome};
+use crate::compactor::Compactor;
 use crate::config::Config;
 use crate::engine::{Engine, EngineConfig, Identity, Reader, Storage};
 use crate::fault::Fault;
@@ -93,10 +94,12 @@ impl Node {
         let stop = CancellationToken::new();
         let machine = {
             let (watching, leases) = (Arc::clone(&watching), Arc::clone(&leases));
+            let mut checkpoints = CountedCheckpoints::new(&config, reader.clone());
             // Whoever must hear of a change does so before its author is answered.
             raft::Applier::new(engine, move |commands, applied| {
                 watching.publish(std::mem::take(&mut applied.events));
                 rpc::observe(&leases, commands, &applied.outcomes);
+                checkpoints.applied(applied.index);
             })
         };
         let deadline = Duration::from_secs(5) + 2 * config.raft.election_timeout;
@@ -131,6 +134,8 @@ impl Node {
             Arc::clone(&leases).follow_leadership(leadership, reader, extend, stop.clone()),
         );
         tasks.spawn("lease expiry", leases.revoke_expired(raft, stop.clone()));
+        let compactor = Compactor::new(config.compaction);
+        tasks.spawn("compaction", compact(compactor, Arc::clone(&member), stop.clone()));
         let metrics = Arc::new(Metrics::new());
         let streams = config.listen.max_concurrent_streams;
         let router = Arc::new(Router::new(Arc::clone(&member), metrics, streams));
@@ -336,6 +341,55 @@ async fn introduce(member: &Member, reader: &Reader) -> Result<(), StartError> {
     commands.push(quota);
     drop(view);
     member.raft.propose_many(commands).await.map(drop).map_err(StartError::Unavailable)
+}
+
+/// `--snapshot-count`: asks for a checkpoint after so many entries, besides those that the engine
+/// makes by size and age.
+struct CountedCheckpoints {
+    reader: Reader,
+    every: u64,
+    asked_at: u64,
+}
+
+impl CountedCheckpoints {
+    fn new(config: &Config, reader: Reader) -> Self {
+        let asked_at = reader.applied().unwrap_or(0);
+        Self { reader, every: config.disk.snapshot_count.max(1), asked_at }
+    }
+
+    fn applied(&mut self, index: u64) {
+        if index - self.asked_at >= self.every {
+            self.asked_at = index;
+            self.reader.request_checkpoint();
+        }
+    }
+}
+
+/// Compacts by itself, by the configured rule, while this member leads.
+async fn compact(mut compactor: Compactor, member: Arc<Member>, stop: CancellationToken) {
+    let Some(every) = compactor.every() else { return };
+    let zero = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = stop.cancelled() => return,
+        }
+        if !member.raft.status().is_leader {
+            continue;
+        }
+        let current = member.reader.view().revision();
+        let Some(at) = compactor.tick(zero.elapsed(), current) else { continue };
+        match member.raft.propose(Command::Compact(at)).await {
+            Ok(Outcome { result: Ok(_), .. }) => {
+                tracing::info!(revision = at.0, "compacted automatically");
+            }
+            // Somebody compacted further meanwhile.
+            Ok(Outcome { result: Err(refusal), .. }) => tracing::debug!(%refusal, "not compacted"),
+            Err(error) => {
+                tracing::warn!(%error, "automatic compaction failed; the next one makes up for it")
+            }
+        }
+    }
 }
 
 /// Opens data and log, off the runtime: both read the disk.

@@ -76,7 +76,7 @@ pub(super) const FLAGS: &[Flag] = &[
     built("name", "default", "Human-readable name of this member."),
     built("data-dir", "", "Where data lives. Default: <name>.etcd in the working directory."),
     built("wal-dir", "", "A directory of its own for the log, best on a separate disk."),
-    built("snapshot-count", "10000", "Log entries kept after a checkpoint."),
+    built("snapshot-count", "10000", "Log entries between two checkpoints, at most."),
     built("quota-backend-bytes", "0", "Space quota in bytes. 0: 2 GiB; negative: none."),
     built("cache-bytes", "67108864", "Memory for pages of the checkpointed database."),
     built("heartbeat-interval", "100", "Milliseconds between heartbeats."),

@@ -103,7 +103,7 @@ pub struct DiskConfig {
     pub data_dir: PathBuf,
     /// The log, when it lives elsewhere.
     pub wal_dir: Option<PathBuf>,
-    /// Log entries kept behind a checkpoint.
+    /// Log entries between two checkpoints, at most.
     pub snapshot_count: u64,
     /// Cache of the checkpointed database.
     pub cache_bytes: usize,

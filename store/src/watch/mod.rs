@@ -17,3 +17,6 @@ pub use hub::{CatchUp, Create, CreateRefusal, Filters, Hub, Message, Picks, Stre
 /// A watcher's place in the hub's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot(u32);
+
+#[cfg(test)]
+mod tests;
