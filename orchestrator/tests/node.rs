@@ -55,7 +55,7 @@ impl Pod {
         let images = ImageStore::open(dir.path().join("images")).expect("the store opens");
         let cgroup = format!("/orchestrator-test-{}/{name}", std::process::id());
         let shim = Shim::at(dir.path().join("pod"));
-        let sandbox = Sandbox { hostname: name.to_owned(), host_network: false };
+        let sandbox = Sandbox { hostname: name.to_owned(), host_network: false, tmpfs: vec![] };
         shim.spawn(program(), &sandbox).await.expect("the shim answers");
         Self { dir, images, cgroup, shim }
     }
@@ -297,7 +297,7 @@ fn a_shim_outlives_its_client_and_its_death_is_cleaned_up_by_cgroup() {
         assert_eq!(cgroup::processes(&pod.cgroup).len(), 1, "the container is an orphan now");
         cgroup::kill_all(&pod.cgroup, Duration::from_secs(5)).expect("it dies");
         cgroup::remove(&pod.cgroup).expect("goes");
-        let sandbox = Sandbox { hostname: "adopt".into(), host_network: false };
+        let sandbox = Sandbox { hostname: "adopt".into(), host_network: false, tmpfs: vec![] };
         adopted.spawn(program(), &sandbox).await.expect("a new shim takes over");
         let state = adopted.state().await.expect("answers");
         assert!(matches!(state.containers["b"].phase, ContainerPhase::Lost { .. }));

@@ -13,5 +13,6 @@
 pub mod env;
 pub mod oci;
 pub mod plan;
+pub mod status;
 pub mod support;
 pub mod user;

@@ -67,10 +67,21 @@ const SECCOMP: Honoured = Fields(&[("type", Values(&["RuntimeDefault", "Unconfin
 
 const VOLUME: Honoured = Fields(&[
     ("name", All),
-    ("configMap", All),
-    ("downwardAPI", All),
+    (
+        "configMap",
+        Fields(&[
+            ("defaultMode", All),
+            ("items", Each(&Fields(&[("key", All), ("mode", All), ("path", All)]))),
+            ("name", All),
+            ("optional", All),
+        ]),
+    ),
+    ("downwardAPI", Fields(&[("defaultMode", All), ("items", Each(&DOWNWARD_FILE))])),
     ("emptyDir", Fields(&[("medium", Values(&["", "Memory"])), ("sizeLimit", All)])),
 ]);
+
+const DOWNWARD_FILE: Honoured =
+    Fields(&[("fieldRef", All), ("mode", All), ("path", All), ("resourceFieldRef", All)]);
 
 const CONTAINER: Honoured = Fields(&[
     ("args", All),

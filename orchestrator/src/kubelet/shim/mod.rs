@@ -27,7 +27,7 @@ mod seccomp;
 mod server;
 
 pub use client::{Shim, ShimError, Watch};
-pub use protocol::{ContainerPhase, ContainerState, Sandbox, StartRequest, State};
+pub use protocol::{ContainerPhase, ContainerState, Sandbox, StartRequest, State, Tmpfs};
 pub use server::main;
 
 /// The file that holds the last state, readable when nobody answers the socket.

@@ -20,6 +20,18 @@ pub struct Sandbox {
     pub hostname: String,
     /// The pod stays in the node's network namespace.
     pub host_network: bool,
+    /// Memory-backed volumes to mount.
+    #[serde(default)]
+    pub tmpfs: Vec<Tmpfs>,
+}
+
+/// A file system in memory, for a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Where.
+    pub path: PathBuf,
+    /// At most so many bytes.
+    pub size: Option<i64>,
 }
 
 /// A request, one line.

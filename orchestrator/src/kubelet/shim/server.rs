@@ -100,6 +100,13 @@ fn make_sandbox(pod: &Path, sandbox: &Sandbox) -> io::Result<()> {
     std::fs::create_dir_all(&shm)?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("shm"), &shm, Some("tmpfs"), flags, Some("mode=1777,size=64m"))?;
+    for volume in &sandbox.tmpfs {
+        std::fs::create_dir_all(&volume.path)?;
+        let size = volume.size.map(|bytes| format!(",size={bytes}")).unwrap_or_default();
+        let options = format!("mode=1777{size}");
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("tmpfs"), &volume.path, Some("tmpfs"), flags, Some(options.as_str()))?;
+    }
     Ok(())
 }
 
