@@ -53,6 +53,9 @@ impl Reference {
                 "a repository is made of a-z 0-9 with . _ - between, parts split by /",
             ));
         }
+        if !valid_host(registry) {
+            return Err(refuse("a registry is a host name or address, with a port perhaps"));
+        }
         let tag = match (tag, digest) {
             (None, None) => Some("latest".to_owned()),
             (tag, _) => tag.map(str::to_owned),
@@ -99,6 +102,14 @@ pub(super) fn valid_digest(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| {
         hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     })
+}
+
+fn valid_host(text: &str) -> bool {
+    let (host, port) = text.split_once(':').unwrap_or((text, "443"));
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    host.split('.').all(label) && port.parse::<u16>().is_ok()
 }
 
 fn valid_tag(tag: &str) -> bool {

@@ -168,6 +168,9 @@ mod tests {
             header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
             header.set_size(body.len() as u64);
             header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(1);
             header.set_cksum();
             builder.append(&header, body.as_bytes()).expect("a Vec takes bytes");
         }
