@@ -19,6 +19,8 @@
 pub mod decide;
 pub mod pending;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
