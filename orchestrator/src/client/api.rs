@@ -43,7 +43,6 @@ impl Error {
 #[derive(Default)]
 struct Written {
     revisions: Vec<(&'static Kind, i64)>,
-    gone: Vec<(&'static Kind, Key, String)>,
     /// Kinds of writes whose outcome nobody told.
     doubtful: Vec<&'static Kind>,
 }
@@ -120,14 +119,10 @@ impl Api {
         key: &Key,
         options: &DeleteOptions,
     ) -> Result<(), Error> {
-        match self.context.registry.delete(&self.actor, kind, key, options).await {
-            Ok(Deleted::Gone(object)) => {
-                self.written().gone.push((kind, key.clone(), object.uid().to_owned()));
-                Ok(())
-            }
-            Ok(Deleted::Waiting(object)) => self.remember(kind, Ok(object)).map(drop),
-            Err(status) if status.is_not_found() => Ok(()),
-            Err(status) => self.remember(kind, Err(status)).map(drop),
+        let deleted = self.context.registry.delete(&self.actor, kind, key, options).await;
+        match self.remember(kind, deleted.map(Deleted::into_object)) {
+            Err(Error::Refused(status)) if status.is_not_found() => Ok(()),
+            done => done.map(drop),
         }
     }
 
@@ -173,16 +168,11 @@ impl Api {
 
     /// Returns once the caches of this process show everything written through this `Api`.
     pub(super) async fn settle(&self) {
-        let Written { revisions, gone, doubtful } = std::mem::take(&mut *self.written());
+        let Written { revisions, doubtful } = std::mem::take(&mut *self.written());
         let caches = &self.context.caches;
         for (kind, revision) in revisions {
             if let Some(cache) = caches.running(kind) {
                 cache.wait_for(revision).await;
-            }
-        }
-        for (kind, key, uid) in gone {
-            if let Some(cache) = caches.running(kind) {
-                cache.wait_gone(&key, &uid).await;
             }
         }
         if !doubtful.is_empty() {

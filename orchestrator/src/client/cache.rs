@@ -214,14 +214,6 @@ impl<T: View> Cache<T> {
         }
     }
 
-    /// Returns once the picture no longer has the object with `uid` under this name.
-    pub async fn wait_gone(&self, key: &Key, uid: &str) {
-        let mut seen = self.inner.revision.subscribe();
-        while self.get(key).is_some_and(|object| object.meta().uid == uid) {
-            seen.changed().await.expect("the cache holds the sender");
-        }
-    }
-
     /// Returns once the first list has been read.
     pub async fn synced(&self) {
         let mut seen = self.inner.revision.subscribe();
@@ -315,8 +307,6 @@ pub trait AnyCache: Send + Sync {
     fn subscribe_meta(&self, subscriber: MetaSubscriber);
     /// See [`Cache::wait_for`].
     fn wait_for(&self, revision: i64) -> BoxFuture<'_>;
-    /// See [`Cache::wait_gone`].
-    fn wait_gone<'a>(&'a self, key: &'a Key, uid: &'a str) -> BoxFuture<'a>;
     /// See [`Cache::synced`].
     fn synced(&self) -> BoxFuture<'_>;
 }
@@ -355,10 +345,6 @@ impl<T: View> AnyCache for Cache<T> {
 
     fn wait_for(&self, revision: i64) -> BoxFuture<'_> {
         Box::pin(Self::wait_for(self, revision))
-    }
-
-    fn wait_gone<'a>(&'a self, key: &'a Key, uid: &'a str) -> BoxFuture<'a> {
-        Box::pin(Self::wait_gone(self, key, uid))
     }
 
     fn synced(&self) -> BoxFuture<'_> {

@@ -361,7 +361,7 @@ impl Naive {
 #[test]
 fn it_decides_as_the_naive_scheduler_does() {
     for seed in 1..=300 {
-        let mut dice = Dice(seed * 0x9E37_79B9_7F4A_7C15);
+        let mut dice = Dice(u64::wrapping_mul(seed, 0x9E37_79B9_7F4A_7C15));
         let (mut state, mut naive) = (Snapshot::default(), Naive::default());
         for step in 0..60 {
             let name = format!("n{}", dice.roll(5));
@@ -383,7 +383,8 @@ fn it_decides_as_the_naive_scheduler_does() {
                 }
                 // The store says a pod is where nobody assumed it, known node or not.
                 4 => {
-                    let pod = random_pod(&mut dice, &format!("p{}", dice.roll(step + 1)));
+                    let nth = dice.roll(step + 1);
+                    let pod = random_pod(&mut dice, &format!("p{nth}"));
                     if pod.containers[0].ports.is_empty() {
                         state.place(&pod, &name);
                         naive.placed.insert(pod.meta.uid.clone(), (pod, name));
