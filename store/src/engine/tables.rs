@@ -86,6 +86,12 @@ impl Tables {
     }
 }
 
+/// The smallest key that cursors stand on, and the newest table that has it.
+fn newest(cursors: &[Cursor<'_>]) -> Option<(Bytes, usize)> {
+    let keys = cursors.iter().enumerate().filter_map(|(nth, cursor)| Some((cursor.key()?, nth)));
+    keys.min().map(|(key, nth)| (key.clone(), nth))
+}
+
 fn visit_mem(
     cursor: &Cursor<'_>,
     visit: &mut dyn FnMut(&Row<'_>) -> Result<bool, Fault>,
@@ -120,24 +126,15 @@ impl Rows for Tables {
             .filter(|cursor| cursor.key().is_some())
             .collect();
         let mut walk = self.base.walk(range)?;
-        loop {
-            // The first of equal keys is the newest.
-            let newest = cursors
-                .iter()
-                .enumerate()
-                .filter_map(|(nth, cursor)| Some((cursor.key()?, nth)))
-                .min();
-            let Some((key, nth)) = newest.map(|(key, nth)| (key.clone(), nth)) else { break };
-            match walk.key() {
-                Some(base_key) if base_key < &key[..] => {
-                    if !self.visit_base(&walk, at, visit)? {
-                        return Ok(());
-                    }
-                    walk.advance()?;
-                    continue;
+        while let Some((key, nth)) = newest(&cursors) {
+            while walk.key().is_some_and(|base_key| base_key < &key[..]) {
+                if !self.visit_base(&walk, at, visit)? {
+                    return Ok(());
                 }
-                Some(base_key) if base_key == &key[..] => walk.advance()?,
-                _ => {}
+                walk.advance()?;
+            }
+            if walk.key() == Some(&key[..]) {
+                walk.advance()?;
             }
             if !visit_mem(&cursors[nth], visit)? {
                 return Ok(());
