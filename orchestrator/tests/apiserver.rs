@@ -78,7 +78,7 @@ impl Api {
     async fn ready(&self) {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
-            let said = self.kubectl(&["get", "service", "kubernetes"]).await;
+            let said = self.kubectl(&["get", "service", "kubernetes", "-o", "name"]).await;
             if said.ok {
                 return;
             }
