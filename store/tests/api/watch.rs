@@ -1,0 +1,179 @@
+//! Watches through the whole node.
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::*;
+
+struct Watch {
+    requests: mpsc::Sender<pb::WatchRequest>,
+    answers: tonic::Streaming<pb::WatchResponse>,
+}
+
+impl Watch {
+    async fn open(world: &World) -> Self {
+        let (requests, received) = mpsc::channel(16);
+        let mut client = pb::watch_client::WatchClient::new(world.channel.clone());
+        let answers = client.watch(ReceiverStream::new(received)).await.expect("a stream");
+        Self { requests, answers: answers.into_inner() }
+    }
+
+    async fn ask(&self, request: pb::watch_request::RequestUnion) {
+        let request = pb::WatchRequest { request_union: Some(request) };
+        self.requests.send(request).await.expect("the stream is open");
+    }
+
+    async fn create(&mut self, create: pb::WatchCreateRequest) -> pb::WatchResponse {
+        self.ask(pb::watch_request::RequestUnion::CreateRequest(create)).await;
+        let answer = self.next().await;
+        assert!(answer.created);
+        answer
+    }
+
+    async fn next(&mut self) -> pb::WatchResponse {
+        let next = tokio::time::timeout(std::time::Duration::from_secs(20), self.answers.message());
+        next.await.expect("in time").expect("an answer").expect("the stream goes on")
+    }
+}
+
+fn watch(key: &str, end: &str) -> pb::WatchCreateRequest {
+    pb::WatchCreateRequest {
+        key: key.to_owned().into(),
+        range_end: end.to_owned().into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn changes_arrive_with_what_they_replaced() {
+    let world = World::start().await;
+    let mut stream = Watch::open(&world).await;
+    stream.create(pb::WatchCreateRequest { prev_kv: true, ..watch("a", "c") }).await;
+    world.put("a", "1").await;
+    world.put("a", "2").await;
+    world.put("c", "outside").await;
+    let delete = delete("a", "");
+    world.kv().delete_range(delete).await.expect("a delete");
+    let mut events = Vec::new();
+    while events.len() < 3 {
+        let answer = stream.next().await;
+        let revision = answer.header.expect("a header").revision;
+        assert!(answer.events.iter().all(|event| event.kv.as_ref().expect("a key").mod_revision <= revision));
+        events.extend(answer.events);
+    }
+    let previous: Vec<_> =
+        events.iter().map(|event| event.prev_kv.as_ref().map(|kv| kv.value.clone())).collect();
+    assert_eq!(previous, [None, Some("1".into()), Some("2".into())]);
+    let gone = events[2].kv.as_ref().expect("a key");
+    assert_eq!((events[2].r#type, gone.mod_revision, gone.create_revision), (1, 5, 0));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn refusals_leave_the_stream_alive() {
+    let world = World::start().await;
+    let mut stream = Watch::open(&world).await;
+    world.put("a", "1").await;
+    let negative = stream.create(pb::WatchCreateRequest { start_revision: -1, ..watch("a", "") }).await;
+    assert!(negative.canceled);
+    assert_eq!((negative.watch_id, negative.compact_revision), (-1, 0));
+    assert_eq!(negative.cancel_reason, "etcdserver: mvcc: required revision has been compacted");
+    let empty = stream.create(watch("b", "a")).await;
+    assert_eq!((empty.watch_id, empty.cancel_reason.as_str()), (-1, "mvcc: watcher range is empty"));
+    let fine = stream.create(pb::WatchCreateRequest { watch_id: 9, ..watch("a", "") }).await;
+    assert_eq!((fine.watch_id, fine.canceled), (9, false));
+    let taken = stream.create(pb::WatchCreateRequest { watch_id: 9, ..watch("a", "") }).await;
+    assert_eq!(taken.cancel_reason, "mvcc: duplicate watch ID provided on the WatchStream");
+    use pb::watch_request::RequestUnion::{CancelRequest, ProgressRequest};
+    stream.ask(CancelRequest(pb::WatchCancelRequest { watch_id: 1000 })).await;
+    stream.ask(ProgressRequest(pb::WatchProgressRequest {})).await;
+    let progress = stream.next().await;
+    assert_eq!((progress.watch_id, progress.events.len()), (-1, 0), "the unknown id said nothing");
+    assert_eq!(progress.header.expect("a header").revision, 2);
+    stream.ask(CancelRequest(pb::WatchCancelRequest { watch_id: 9 })).await;
+    let canceled = stream.next().await;
+    assert_eq!((canceled.watch_id, canceled.canceled), (9, true));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn compacted_history_ends_a_watch_without_a_reason() {
+    let world = World::start().await;
+    for n in 0..5 {
+        world.put("a", &n.to_string()).await;
+    }
+    let upto = pb::CompactionRequest { revision: 5, physical: false };
+    world.kv().compact(upto).await.expect("a compaction");
+    let mut stream = Watch::open(&world).await;
+    let created = stream.create(pb::WatchCreateRequest { start_revision: 2, ..watch("a", "") }).await;
+    assert!(!created.canceled);
+    let ended = stream.next().await;
+    assert_eq!((ended.canceled, ended.compact_revision), (true, 5));
+    assert_eq!((ended.cancel_reason.as_str(), ended.header.expect("a header").revision), ("", 0));
+    // The compacted revision itself is still there.
+    stream.create(pb::WatchCreateRequest { start_revision: 5, ..watch("a", "") }).await;
+    let mut revisions = Vec::new();
+    while revisions.len() < 2 {
+        let events = stream.next().await.events;
+        revisions.extend(events.into_iter().map(|event| event.kv.expect("a key").mod_revision));
+    }
+    assert_eq!(revisions, [5, 6]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_slow_reader_loses_nothing_and_delays_nobody() {
+    let world = World::start().await;
+    let mut slow = Watch::open(&world).await;
+    let mut quick = Watch::open(&world).await;
+    slow.create(watch("a", "b")).await;
+    quick.create(watch("a", "b")).await;
+    const PUTS: i64 = 3000;
+    let value = "x".repeat(8 << 10);
+    let writer = async {
+        for n in 0..PUTS {
+            world.put(&format!("a{n}"), &value).await;
+        }
+    };
+    let reader = async {
+        let mut next = 2;
+        while next < PUTS + 2 {
+            for event in quick.next().await.events {
+                assert_eq!(event.kv.expect("a key").mod_revision, next);
+                next += 1;
+            }
+        }
+    };
+    tokio::join!(writer, reader);
+    // Only now the slow one looks: most of it has to come from history.
+    let mut next = 2;
+    while next < PUTS + 2 {
+        for event in slow.next().await.events {
+            assert_eq!(event.kv.expect("a key").mod_revision, next);
+            next += 1;
+        }
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_revision_is_sent_in_fragments_to_those_who_ask() {
+    let world = World::start().await;
+    let value = "x".repeat(40 << 10);
+    let put = |n: u32| pb::RequestOp {
+        request: Some(pb::request_op::Request::RequestPut(put(&format!("a{n:02}"), &value))),
+    };
+    let txn = || pb::TxnRequest { success: (0..37).map(put).collect(), ..Default::default() };
+    world.kv().txn(txn()).await.expect("a transaction");
+    let mut stream = Watch::open(&world).await;
+    // With previous values the revision is larger than one message may be.
+    let create = pb::WatchCreateRequest { fragment: true, prev_kv: true, ..watch("a", "b") };
+    stream.create(create).await;
+    world.kv().txn(txn()).await.expect("a transaction");
+    let first = stream.next().await;
+    assert!(first.fragment && first.events.len() < 37);
+    let second = stream.next().await;
+    assert!(!second.fragment);
+    assert_eq!(first.events.len() + second.events.len(), 37);
+    world.stop().await;
+}
