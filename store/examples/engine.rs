@@ -60,12 +60,7 @@ fn apply(engine: &mut Engine, index: &mut u64, keys: &[usize]) -> Result<(), Fau
     Ok(())
 }
 
-fn put(
-    engine: &mut Engine,
-    index: &mut u64,
-    what: &str,
-    keys: &[usize],
-) -> Result<(), Fault> {
+fn put(engine: &mut Engine, index: &mut u64, what: &str, keys: &[usize]) -> Result<(), Fault> {
     timed(what, keys.len(), || keys.chunks(BATCH).try_for_each(|keys| apply(engine, index, keys)))
 }
 
@@ -92,11 +87,7 @@ fn count(engine: &Engine, keys: usize) -> Result<(), Box<dyn std::error::Error>>
     Ok(())
 }
 
-fn timed<E>(
-    what: &str,
-    count: usize,
-    run: impl FnOnce() -> Result<(), E>,
-) -> Result<(), E> {
+fn timed<E>(what: &str, count: usize, run: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
     let (start, cpu) = (Instant::now(), cpu_seconds());
     run()?;
     let (wall, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds() - cpu);

@@ -145,7 +145,6 @@ pub enum SortTarget {
 
 /// A question about a range of keys: every option of etcd's `RangeRequest`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "one for each flag of the request")]
 pub struct RangeQuery {
     pub range: KeyRange,
     /// Zero or less asks for the newest state.

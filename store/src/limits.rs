@@ -44,9 +44,9 @@ pub const CACHE_BYTES: usize = 64 * 1024 * 1024;
 /// neighbouring rows only; longer ones would double the cost of writing.
 pub const VALUE_INLINE_BYTES_MAX: usize = 512;
 
-/// Events that one compaction step walks inside a checkpoint: bounds how long the one writer of
+/// Versions that one compaction step walks inside a checkpoint: bounds how long the one writer of
 /// the database is kept busy.
-pub const COMPACT_SLICE_EVENTS: usize = 20_000;
+pub const COMPACT_SLICE_VERSIONS: usize = 20_000;
 
 /// Watch messages that may wait for one stream. A watcher whose stream is fuller than this reads
 /// history later instead, so this bounds memory and costs a slow client nothing but the reading.

@@ -38,6 +38,8 @@ pub(super) struct Writer {
     pub(super) progress: Progress,
     /// What the last checkpoint contained, for transactions of compaction alone.
     pub(super) last: Cut,
+    /// The length of one step of compaction.
+    pub(super) compact_slice: usize,
 }
 
 impl Writer {
@@ -71,7 +73,8 @@ impl Writer {
         // Saves the allocator's state with the commit, so that opening never walks the file.
         transaction.set_quick_repair(true);
         write(&transaction)?;
-        let progress = compact::slice(&transaction, cut.compacted, self.progress)?;
+        let progress =
+            compact::slice(&transaction, cut.compacted, self.progress, self.compact_slice)?;
         meta::write(&transaction, cut, progress)?;
         transaction.commit()?;
         self.progress = progress;

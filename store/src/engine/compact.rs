@@ -16,9 +16,7 @@ use super::{
     meta::Progress,
     record::{self, HistKey, hist_key, read_hist_key},
 };
-use crate::{
-    command::Revision, fault::Fault, limits::COMPACT_SLICE_EVENTS, machine::rows::Version,
-};
+use crate::{command::Revision, fault::Fault, machine::rows::Version};
 
 impl Progress {
     /// Whether there is anything to remove for a compacted revision.
@@ -27,11 +25,13 @@ impl Progress {
     }
 }
 
-/// Does one slice of the work for a compacted revision, and says how far it came.
+/// Does one slice of the work for a compacted revision, looking at so many versions at most, and
+/// says how far it came.
 pub(super) fn slice(
     transaction: &WriteTransaction,
     compacted: Revision,
     mut progress: Progress,
+    versions_max: usize,
 ) -> Result<Progress, Fault> {
     if !progress.is_due(compacted) {
         return Ok(progress);
@@ -41,7 +41,7 @@ pub(super) fn slice(
         progress.next = Version { main: Revision(progress.done.0.max(0)), sub: 0 };
     }
     let mut hist = transaction.open_table(HIST)?;
-    let slice = read_slice(&hist, &progress)?;
+    let slice = read_slice(&hist, &progress, versions_max)?;
     let mut cur = transaction.open_table(CUR)?;
     for key in slice.dead_keys {
         let is_tombstone = match cur.get(&key.0[..])? {
@@ -75,6 +75,7 @@ struct Slice {
 fn read_slice(
     hist: &Table<'_, &'static HistKey, &'static [u8]>,
     progress: &Progress,
+    versions_max: usize,
 ) -> Result<Slice, Fault> {
     let mut slice = Slice::default();
     let first = hist_key(progress.next);
@@ -82,7 +83,7 @@ fn read_slice(
     for (nth, row) in hist.range::<&HistKey>(&first..=&last)?.enumerate() {
         let (key, row) = row?;
         let at = read_hist_key(key.value());
-        if nth == COMPACT_SLICE_EVENTS {
+        if nth == versions_max {
             slice.resume = Some(at);
             break;
         }

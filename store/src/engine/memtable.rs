@@ -28,6 +28,12 @@ use crate::{
 /// What an entry takes beside its key and value, in the map and in the log.
 const ENTRY_BYTES_OVERHEAD: usize = 512;
 
+/// Counts what an event holds of the version it replaced, which came from below.
+fn replaced_bytes(revised: &Revised) -> usize {
+    let prevs = revised.events.iter().filter_map(|event| event.prev.as_ref());
+    prevs.map(|prev| prev.value.len()).sum()
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct MemKey {
     key: Bytes,
@@ -63,6 +69,12 @@ impl Memtable {
     pub(super) fn insert(&self, key: Bytes, meta: Meta, value: Bytes) {
         self.bytes.fetch_add(key.len() + value.len() + ENTRY_BYTES_OVERHEAD, Ordering::Relaxed);
         self.rows.insert(MemKey { key, at: Reverse(meta.at) }, Stored { meta, value });
+    }
+
+    /// Notes a finished revision, whose versions have been inserted.
+    pub(super) fn push(&self, revised: Arc<Revised>, traces: Vec<Trace>) {
+        self.bytes.fetch_add(replaced_bytes(&revised), Ordering::Relaxed);
+        self.log.push(revised, traces);
     }
 
     pub(super) fn remove(&self, key: &Bytes, at: Version) {
@@ -178,7 +190,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn push(&self, revised: Arc<Revised>, traces: Vec<Trace>) {
+    fn push(&self, revised: Arc<Revised>, traces: Vec<Trace>) {
         assert_eq!(revised.events.len(), traces.len(), "each change has a trace");
         let mut revisions = self.revisions.write().expect("no holder of the lock panics");
         if let Some(last) = revisions.last() {

@@ -61,6 +61,8 @@ pub struct EngineConfig {
     pub memtable_bytes: usize,
     pub memtable_age: Duration,
     pub cache_bytes: usize,
+    /// Versions looked at by one step of compaction.
+    pub compact_slice: usize,
 }
 
 impl EngineConfig {
@@ -72,6 +74,7 @@ impl EngineConfig {
             memtable_bytes: limits::MEMTABLE_BYTES,
             memtable_age: limits::MEMTABLE_AGE,
             cache_bytes: limits::CACHE_BYTES,
+            compact_slice: limits::COMPACT_SLICE_VERSIONS,
         }
     }
 }
@@ -135,7 +138,12 @@ impl Engine {
         let core = Core { state, applied: found.applied, raft: found.raft, dirty: false };
         let (bytes, age) = (config.memtable_bytes, config.memtable_age);
         let shared = Arc::new(Shared::new(core, current, durable, opened.bytes, bytes, age));
-        let writer = Writer { database: opened.database, progress: found.progress, last };
+        let writer = Writer {
+            database: opened.database,
+            progress: found.progress,
+            last,
+            compact_slice: config.compact_slice.max(1),
+        };
         let checkpointer = start_checkpointer(shared.clone(), writer)?;
         Ok(Self {
             reader: Reader { shared },
@@ -188,7 +196,7 @@ impl Engine {
             let done = machine::apply(&mut core.state, &*tables, command)?;
             applied.outcomes.push(done.outcome);
             if let Some((revised, traces)) = done.revised {
-                tables.active.log.push(revised.clone(), traces);
+                tables.active.push(revised.clone(), traces);
                 applied.events.push(revised);
             }
         }

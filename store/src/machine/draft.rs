@@ -75,8 +75,10 @@ impl<R: RowsMut> Draft<'_, R> {
             return Err(Refusal::KeyNotFound.into());
         }
         let lease = live.filter(|_| put.ignore_lease).map_or(put.lease, |(meta, _)| meta.lease);
-        let (create, version) =
-            live.map_or((self.next(), 1), |(meta, _)| (meta.create, meta.version + 1));
+        let (create, version) = match live {
+            Some((meta, _)) => (meta.create, meta.version + 1),
+            None => (self.next(), 1),
+        };
         // Copies, because the command is a slice of a whole batch that would stay in memory.
         let key = Bytes::copy_from_slice(&put.key);
         let value = match live {

@@ -16,7 +16,7 @@ use crate::{
 /// The branch of a transaction, and of each one nested directly in that branch.
 struct Path {
     success: bool,
-    nested: Vec<Path>,
+    nested: Vec<Self>,
 }
 
 pub(super) fn run<R: RowsMut>(draft: &mut Draft<'_, R>, txn: &Txn) -> Result<TxnAnswer, Error> {

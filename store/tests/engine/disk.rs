@@ -12,7 +12,7 @@ use std::{
 use redb::{BackendError, StorageBackend};
 
 #[derive(Clone, Debug, Default)]
-pub struct Disk(Arc<Mutex<Image>>);
+pub(crate) struct Disk(Arc<Mutex<Image>>);
 
 #[derive(Debug, Default)]
 struct Image {
@@ -46,7 +46,7 @@ impl Write {
 impl Disk {
     /// What a power cut leaves, as a disk of its own. `random` decides the fate of each pending
     /// write.
-    pub fn after_power_cut(&self, mut random: impl FnMut() -> u8) -> Self {
+    pub(crate) fn after_power_cut(&self, mut random: impl FnMut() -> u8) -> Self {
         let image = self.0.lock().unwrap();
         let mut left = image.synced.clone();
         for write in &image.pending {
@@ -63,13 +63,13 @@ impl Disk {
     }
 
     /// The same contents without the fuse, as after a reboot.
-    pub fn repaired(&self) -> Self {
+    pub(crate) fn repaired(&self) -> Self {
         let live = self.0.lock().unwrap().live.clone();
         Self(Arc::new(Mutex::new(Image { synced: live.clone(), live, ..Image::default() })))
     }
 
     /// Lets a number of writes and syncs through, then fails all.
-    pub fn break_after(&self, operations: usize) {
+    pub(crate) fn break_after(&self, operations: usize) {
         self.0.lock().unwrap().fuse = Some(operations);
     }
 }

@@ -20,13 +20,13 @@ use store::{
 
 type Map = BTreeMap<Bytes, KeyValue>;
 
-pub struct Model {
-    pub revision: Revision,
-    pub compacted: Revision,
+pub(crate) struct Model {
+    pub(crate) revision: Revision,
+    pub(crate) compacted: Revision,
     current: Map,
     /// All changes ever made: name, key, and the version, or nothing for a deletion.
     changes: Vec<(Version, Bytes, Option<KeyValue>)>,
-    pub leases: BTreeMap<LeaseId, (i64, i64)>,
+    pub(crate) leases: BTreeMap<LeaseId, (i64, i64)>,
     alarms: BTreeSet<Alarm>,
     quota: (u64, MemberId),
 }
@@ -53,7 +53,7 @@ struct Trial<'a> {
 }
 
 impl Model {
-    pub fn apply(&mut self, command: &Command) -> (Outcome, Option<Revised>) {
+    pub(crate) fn apply(&mut self, command: &Command) -> (Outcome, Option<Revised>) {
         let (result, revised) = match self.try_apply(command) {
             Ok((response, revised)) => (Ok(response), revised),
             Err(refusal) => (Err(refusal), None),
@@ -176,12 +176,12 @@ impl Model {
         Some(Revised { revision: self.revision, events })
     }
 
-    pub fn keys_of(&self, lease: LeaseId) -> Vec<Bytes> {
+    pub(crate) fn keys_of(&self, lease: LeaseId) -> Vec<Bytes> {
         let attached = self.current.values().filter(|kv| kv.lease == lease);
         attached.map(|kv| kv.key.clone()).collect()
     }
 
-    pub fn alarms(&self) -> Vec<Alarm> {
+    pub(crate) fn alarms(&self) -> Vec<Alarm> {
         self.alarms.iter().copied().collect()
     }
 
@@ -196,7 +196,7 @@ impl Model {
         map
     }
 
-    pub fn range(&self, query: &RangeQuery) -> Result<RangeAnswer, Refusal> {
+    pub(crate) fn range(&self, query: &RangeQuery) -> Result<RangeAnswer, Refusal> {
         let at = if query.revision.0 <= 0 { self.revision } else { query.revision };
         if at > self.revision {
             return Err(Refusal::FutureRevision { current: self.revision });
@@ -208,7 +208,7 @@ impl Model {
     }
 
     /// All changes from a revision on.
-    pub fn history(&self, from: Revision) -> Result<Vec<Revised>, Refusal> {
+    pub(crate) fn history(&self, from: Revision) -> Result<Vec<Revised>, Refusal> {
         if from < self.compacted {
             return Err(Refusal::Compacted { compacted: self.compacted });
         }
@@ -247,7 +247,13 @@ impl Model {
         })
     }
 
-    pub fn retained(&self) -> u64 {
+    /// How many keys and how many versions compaction keeps, tombstones included.
+    pub(crate) fn retained_rows(&self) -> (u64, u64) {
+        let keys: BTreeSet<_> = self.kept().map(|(_, key, _)| key).collect();
+        (keys.len() as u64, self.kept().count() as u64)
+    }
+
+    pub(crate) fn retained(&self) -> u64 {
         self.kept()
             .map(|(_, key, kv)| {
                 let value = kv.as_ref().map_or(0, |kv| kv.value.len());
@@ -257,7 +263,7 @@ impl Model {
     }
 
     /// etcd's algorithm, word for word.
-    pub fn hash_kv(&self, upto: Revision) -> u32 {
+    pub(crate) fn hash_kv(&self, upto: Revision) -> u32 {
         let keep: BTreeSet<_> =
             self.state_at(upto).values().map(|kv| (kv.key.clone(), kv.modified)).collect();
         let mut hasher = Hasher::default();
@@ -333,17 +339,15 @@ impl Trial<'_> {
     }
 
     fn delete(&mut self, range: &KeyRange, prev_kv: bool) -> Result<DeleteAnswer, Refusal> {
-        let doomed: Vec<_> = self.map.values().filter(|kv| within(range, &kv.key)).cloned().collect();
+        let doomed: Vec<_> =
+            self.map.values().filter(|kv| within(range, &kv.key)).cloned().collect();
         if doomed.iter().any(|kv| self.changed(&kv.key)) {
             return Err(Refusal::DuplicateKey);
         }
         for prev in &doomed {
             self.map.remove(&prev.key);
-            let kv = KeyValue {
-                key: prev.key.clone(),
-                modified: self.now(),
-                ..KeyValue::default()
-            };
+            let kv =
+                KeyValue { key: prev.key.clone(), modified: self.now(), ..KeyValue::default() };
             self.events.push(Event { kind: EventKind::Delete, kv, prev: Some(prev.clone()) });
         }
         Ok(DeleteAnswer {
@@ -375,9 +379,7 @@ impl Trial<'_> {
             answers.push(match op {
                 Op::Range(query) => OpAnswer::Range(self.range(query)?),
                 Op::Put(put) => OpAnswer::Put(self.put(put)?),
-                Op::Delete(delete) => {
-                    OpAnswer::Delete(self.delete(&delete.range, delete.prev_kv)?)
-                }
+                Op::Delete(delete) => OpAnswer::Delete(self.delete(&delete.range, delete.prev_kv)?),
                 Op::Txn(txn) => OpAnswer::Txn(self.txn(txn)?),
             });
         }

@@ -58,7 +58,7 @@ fn the_engine_does_what_the_model_does() {
                 take(&mut world, step);
             }
             take(&mut world, Step::Small);
-            world.reopen();
+            world.check_tables();
             take(&mut world, Step::Hash(Revision(0)));
             Ok(())
         })

@@ -82,9 +82,7 @@ impl Script {
             "compact" => Command::Compact(Revision(words.number()?)),
             "grant" => Command::LeaseGrant { id: words.lease()?, ttl: words.number()? },
             "revoke" => Command::LeaseRevoke(words.lease()?),
-            "keepalive" => {
-                Command::LeaseCheckpoint(vec![(words.lease()?, words.number()?)])
-            }
+            "keepalive" => Command::LeaseCheckpoint(vec![(words.lease()?, words.number()?)]),
             "raise" => Command::RaiseAlarm(words.alarm()?),
             "clear" => Command::ClearAlarm(words.alarm()?),
             "quota" => Command::Quota { bytes: words.number()?, member: MemberId(1) },

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use redb::{ReadableDatabase as _, ReadableTableMetadata as _};
 use store::{
     command::{Command, LeaseId, Outcome, RangeQuery, Refusal, Revised, Revision, decode, encode},
     engine::{Budget, Engine, EngineConfig, Identity, Storage},
@@ -11,17 +12,18 @@ use store::{
 
 use crate::{disk::Disk, model::Model};
 
-pub const IDENTITY: Identity = Identity { cluster: 0xc1, member: 0xa1 };
+pub(crate) const IDENTITY: Identity = Identity { cluster: 0xc1, member: 0xa1 };
 
-pub fn open(disk: &Disk, memtable_bytes: usize) -> Engine {
+pub(crate) fn open(disk: &Disk, memtable_bytes: usize) -> Engine {
     Engine::open(config(disk, memtable_bytes)).expect("the disk works")
 }
 
-pub fn config(disk: &Disk, memtable_bytes: usize) -> EngineConfig {
+pub(crate) fn config(disk: &Disk, memtable_bytes: usize) -> EngineConfig {
     EngineConfig {
         memtable_bytes,
         memtable_age: Duration::from_secs(3600),
         cache_bytes: 1 << 20,
+        compact_slice: 3,
         ..EngineConfig::new(Storage::Backend(Box::new(disk.clone())), IDENTITY)
     }
 }
@@ -34,28 +36,28 @@ struct Entry {
     revision: Revision,
 }
 
-pub struct World {
+pub(crate) struct World {
     disk: Disk,
     memtable_bytes: usize,
-    pub engine: Option<Engine>,
-    pub model: Model,
+    pub(crate) engine: Option<Engine>,
+    pub(crate) model: Model,
     log: Vec<Entry>,
 }
 
 impl World {
-    pub fn new(memtable_bytes: usize) -> Self {
+    pub(crate) fn new(memtable_bytes: usize) -> Self {
         let disk = Disk::default();
         let engine = Some(open(&disk, memtable_bytes));
         Self { disk, memtable_bytes, engine, model: Model::default(), log: Vec::new() }
     }
 
-    pub fn engine(&mut self) -> &mut Engine {
+    pub(crate) fn engine(&mut self) -> &mut Engine {
         self.engine.as_mut().expect("between steps there is an engine")
     }
 
     /// Applies an entry to both and compares what they say. The commands take the way through the
     /// log's encoding.
-    pub fn apply(&mut self, commands: Vec<Command>) {
+    pub(crate) fn apply(&mut self, commands: Vec<Command>) {
         let commands = decode(Bytes::from(encode(&commands))).expect("just encoded");
         let mut entry = Entry {
             outcomes: Vec::new(),
@@ -87,12 +89,12 @@ impl World {
         assert_eq!(events, entry.events);
     }
 
-    pub fn checkpoint(&mut self) {
+    pub(crate) fn checkpoint(&mut self) {
         self.engine().checkpoint().expect("the disk works");
     }
 
     /// Stops as a killed process does, and starts again.
-    pub fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         let durable = self.durable();
         self.engine = None;
         self.recover(durable);
@@ -103,7 +105,7 @@ impl World {
     }
 
     /// Cuts the power and starts again from what is left on the disk.
-    pub fn power_cut(&mut self, random: impl FnMut() -> u8) {
+    pub(crate) fn power_cut(&mut self, random: impl FnMut() -> u8) {
         let durable = self.durable();
         let left = self.disk.after_power_cut(random);
         self.engine = None;
@@ -132,13 +134,34 @@ impl World {
         }
     }
 
-    pub fn check_range(&mut self, query: &RangeQuery) {
+    /// Waits until compaction has been carried out, and looks at the tables: exactly what the model
+    /// keeps is there.
+    pub(crate) fn check_tables(&mut self) {
+        self.checkpoint();
+        let compacted = self.model.compacted;
+        let mut durable = self.engine().reader().durable();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(durable.wait_for(|durable| durable.compacted >= compacted)).unwrap();
+        self.engine = None;
+        {
+            let database = redb::Builder::new().create_with_backend(self.disk.clone()).unwrap();
+            let read = database.begin_read().unwrap();
+            let cur = redb::TableDefinition::<&[u8], &[u8]>::new("cur");
+            let hist = redb::TableDefinition::<&[u8; 12], &[u8]>::new("hist");
+            let (keys, versions) = self.model.retained_rows();
+            assert_eq!(read.open_table(hist).unwrap().len().unwrap(), versions);
+            assert_eq!(read.open_table(cur).unwrap().len().unwrap(), keys);
+        }
+        self.engine = Some(open(&self.disk, self.memtable_bytes));
+    }
+
+    pub(crate) fn check_range(&mut self, query: &RangeQuery) {
         let answer = refused(self.engine().reader().view().range(query));
         assert_eq!(answer, self.model.range(query), "{query:?}");
     }
 
     /// Reads all history from a revision on, in portions, and compares.
-    pub fn check_history(&mut self, from: Revision, budget: Budget) {
+    pub(crate) fn check_history(&mut self, from: Revision, budget: Budget) {
         let view = self.engine().reader().view();
         let mut expected = self.model.history(from).map(Vec::into_iter);
         let mut next = from;
@@ -160,7 +183,7 @@ impl World {
         }
     }
 
-    pub fn check_hash(&mut self, upto: Revision) {
+    pub(crate) fn check_hash(&mut self, upto: Revision) {
         let digest = refused(self.engine().reader().view().hash_kv(upto));
         match digest {
             Ok(digest) => assert_eq!(digest.hash, self.model.hash_kv(digest.revision)),
@@ -170,7 +193,7 @@ impl World {
         }
     }
 
-    pub fn check_small(&mut self) {
+    pub(crate) fn check_small(&mut self) {
         let reader = self.engine().reader();
         let view = reader.view();
         assert_eq!(view.revision(), self.model.revision);
