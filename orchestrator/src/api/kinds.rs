@@ -54,7 +54,7 @@ pub struct Kind {
     /// `metadata.generation` counts the changes of the wished-for state.
     pub has_generation: bool,
     /// Kind in whose form the objects are stored, when that is not this one.
-    stored: Option<&'static Kind>,
+    stored: Option<&'static Self>,
 }
 
 impl Kind {

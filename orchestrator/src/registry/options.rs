@@ -52,7 +52,8 @@ impl Warnings {
 pub struct WriteOptions {
     /// Do everything but the write.
     pub dry_run: bool,
-    /// Name of the program that manages the fields written.
+    /// Name of the program that manages the fields written. Carried for server-side apply, which
+    /// records it; nothing else depends on it.
     pub field_manager: Option<String>,
     /// What becomes of fields the schema does not know.
     pub field_validation: FieldValidation,

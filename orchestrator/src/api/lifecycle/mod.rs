@@ -62,6 +62,7 @@ pub fn begin(kind: &Kind, object: &mut Object, uid: &str, now: Timestamp) -> Res
         "deletionGracePeriodSeconds",
         "selfLink",
         "generation",
+        "managedFields",
     ] {
         object.remove(&format!("/metadata/{field}"));
     }
@@ -168,6 +169,8 @@ fn keep_server_fields(next: &mut Object, current: &Object) {
         replace(next, current, &format!("/metadata/{field}"));
     }
     next.remove("/metadata/selfLink");
+    // Who manages which field is not recorded yet; what is not kept up to date is not kept.
+    next.remove("/metadata/managedFields");
 }
 
 /// Whether anything but metadata and status differs. Annotations of a Deployment count too: they

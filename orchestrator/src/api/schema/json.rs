@@ -37,9 +37,7 @@ fn object(definition: &Definition) -> Value {
         made["x-kubernetes-map-type"] = json!(map_type);
     }
     if !definition.kinds.is_empty() {
-        let gvk = |[group, version, kind]: &[String; 3]| {
-            json!({"group": group, "version": version, "kind": kind})
-        };
+        let gvk = |[group, version, kind]: &[String; 3]| json!({"group": group, "version": version, "kind": kind});
         made["x-kubernetes-group-version-kind"] = definition.kinds.iter().map(gvk).collect();
     }
     made

@@ -71,9 +71,9 @@ pub enum Shape {
     /// A value of another definition.
     Ref(String),
     /// A list.
-    List(Box<Shape>),
+    List(Box<Self>),
     /// A map from text.
-    Map(Box<Shape>),
+    Map(Box<Self>),
     /// Anything.
     Any,
 }

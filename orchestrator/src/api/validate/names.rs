@@ -156,7 +156,7 @@ pub fn port_name(name: &str) -> Vec<String> {
     ];
     let mut complaints = if name.len() > MAX { vec![too_long(MAX)] } else { Vec::new() };
     let texts = wrong.into_iter().zip(PORT_NAME_TEXT);
-    complaints.extend(texts.filter_map(|(wrong, text)| wrong.then(|| text.to_owned())));
+    complaints.extend(texts.filter(|(wrong, _)| *wrong).map(|(_, text)| text.to_owned()));
     complaints
 }
 
