@@ -381,7 +381,8 @@ async fn the_engine_applies_what_is_proposed() {
 #[ignore = "measures, proves nothing"]
 fn measure() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for callers in [1, 8, 64, 512] {
+    let callers = std::env::var("MEASURE_CALLERS").unwrap_or("1,8,64,512".into());
+    for callers in callers.split(',').map(|callers| callers.parse().unwrap()) {
         let dir =
             tempfile::tempdir_in(std::env::var("MEASURE_DIR").unwrap_or("/tmp".into())).unwrap();
         runtime.block_on(measure_one(dir.path(), callers));
@@ -398,7 +399,7 @@ async fn measure_one(dir: &std::path::Path, callers: usize) {
     handle.ready().await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = wal.counters();
-    let (cpu, began) = (cpu_seconds(), Instant::now());
+    let (cpu, began) = (cpu_nanos(), Instant::now());
     let mut tasks = tokio::task::JoinSet::new();
     for caller in 0..callers {
         let handle = handle.clone();
@@ -413,27 +414,38 @@ async fn measure_one(dir: &std::path::Path, callers: usize) {
         });
     }
     let mut latencies: Vec<_> = tasks.join_all().await.into_iter().flatten().collect();
-    let (elapsed, cpu) = (began.elapsed(), cpu_seconds() - cpu);
+    let (elapsed, cpu_after) = (began.elapsed(), cpu_nanos());
     latencies.sort_unstable();
     let after = wal.counters();
     let puts = latencies.len();
     let syncs = after.syncs - before.syncs;
+    let per_put = |thread: &str| {
+        let nanos = |cpu: &BTreeMap<String, u64>| cpu.get(thread).copied().unwrap_or_default();
+        (nanos(&cpu_after) - nanos(&cpu)) as f64 / 1e3 / puts as f64
+    };
     println!(
-        "{callers:>4} callers: {:>7.0} puts/s, p50 {:?}, p99 {:?}, {:.1} µs CPU per put (all \
-         threads), {:.1} puts per sync, {:.0} µs per write and sync",
+        "{callers:>4} callers: {:>7.0} puts/s, p50 {:?}, p99 {:?}; CPU per put: raft {:.1} µs, wal \
+         {:.1} µs; {:.1} puts per sync, {:.0} µs per write and sync",
         puts as f64 / elapsed.as_secs_f64(),
         latencies[puts / 2],
         latencies[puts * 99 / 100],
-        cpu * 1e6 / puts as f64,
+        per_put("raft"),
+        per_put("wal"),
         puts as f64 / syncs as f64,
         (after.busy_nanos - before.busy_nanos) as f64 / 1e3 / syncs as f64,
     );
     handle.shutdown().await;
 }
 
-/// Processor time of this process.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+/// Processor time of each thread of this process, by name.
+fn cpu_nanos() -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        let path = task.unwrap().path();
+        let Ok(name) = std::fs::read_to_string(path.join("comm")) else { continue };
+        let Ok(stat) = std::fs::read_to_string(path.join("schedstat")) else { continue };
+        let nanos: u64 = stat.split_whitespace().next().unwrap().parse().unwrap();
+        *sums.entry(name.trim().to_owned()).or_default() += nanos;
+    }
+    sums
 }
