@@ -91,6 +91,9 @@ impl<T: View> Objects<T> {
         for owner in &meta.owners {
             each((Index::Owner, owner.uid.clone()));
         }
+        if meta.controller().is_none() {
+            each((Index::Unmanaged, meta.namespace.clone()));
+        }
         object.index(&mut |index, value| each((index, value.to_owned())));
     }
 

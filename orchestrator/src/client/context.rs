@@ -100,6 +100,9 @@ struct Inner {
     slots: Mutex<BTreeMap<&'static str, Slot>>,
 }
 
+/// Starts the cache of a kind, or finds it.
+type Start = fn(&Caches, &'static Kind) -> Arc<dyn AnyCache>;
+
 /// One cache under both of its faces.
 struct Slot {
     typed: Arc<dyn Any + Send + Sync>,
@@ -117,7 +120,7 @@ impl Caches {
 
     /// The cache of any kind, by metadata alone.
     pub fn any(&self, kind: &'static Kind) -> Arc<dyn AnyCache> {
-        let starts: [(&Kind, fn(&Self, &'static Kind) -> Arc<dyn AnyCache>); 8] = [
+        let starts: [(&Kind, Start); 8] = [
             (Pod::kind(), Self::any_of::<Pod>),
             (Node::kind(), Self::any_of::<Node>),
             (Namespace::kind(), Self::any_of::<Namespace>),
@@ -130,7 +133,7 @@ impl Caches {
         // A kind with a view has one cache for both faces, whoever asks first.
         let kind = kind.stored();
         let typed = starts.iter().find(|(one, _)| *one == kind);
-        typed.map_or(Self::any_of::<Object> as fn(&Self, _) -> _, |(_, start)| *start)(self, kind)
+        typed.map_or(Self::any_of::<Object> as Start, |(_, start)| *start)(self, kind)
     }
 
     /// Returns once every kind asked for so far has been listed.

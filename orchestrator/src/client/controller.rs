@@ -124,6 +124,8 @@ pub async fn run<C: Controller>(
     api: &Api,
     stop: CancellationToken,
 ) {
+    // An earlier term of leadership may have ended in the middle of runs.
+    work.queue().recover();
     let mut resync = tokio::time::interval(RESYNC);
     let mut running = FuturesUnordered::new();
     loop {

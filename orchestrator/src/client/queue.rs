@@ -135,6 +135,14 @@ impl<K: Ord + Clone> Queue<K> {
         }
     }
 
+    /// Every run was given up half-way: what was running is to run again.
+    pub fn recover(&mut self) {
+        self.again.clear();
+        for key in std::mem::take(&mut self.running) {
+            self.add(key);
+        }
+    }
+
     /// When [`Self::next`] should be asked again although nothing was added.
     pub fn wake_at(&self) -> Option<Instant> {
         self.later.first().map(|(at, _)| *at)
@@ -223,6 +231,18 @@ mod tests {
         assert_eq!(bench.next(), Some("a"));
         bench.queue.done("a", Outcome::Failed(bench.now));
         assert_eq!(bench.queue.wake_at(), Some(bench.now + BACKOFF_MIN));
+    }
+
+    #[test]
+    fn runs_that_were_given_up_are_run_again() {
+        let mut bench = Bench::new();
+        bench.queue.add("a");
+        assert_eq!(bench.next(), Some("a"));
+        bench.queue.add("a");
+        bench.queue.recover();
+        assert_eq!((bench.next(), bench.next()), (Some("a"), None));
+        bench.queue.done("a", Outcome::Settled);
+        assert!(bench.queue.is_idle());
     }
 
     #[test]

@@ -4,13 +4,14 @@
 //! and nobody manages, and *releases* what it manages but no longer selects, so that a person can
 //! take a pod out of a set by changing a label. Nothing that is being deleted changes hands.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::api::{Kind, Object, Status};
-use crate::client::view::{Meta, ObjectRef, Selector, View};
-use crate::client::{Api, Error};
+use crate::client::view::{Index, Meta, ObjectRef, Selector, View};
+use crate::client::{Api, Cache, Error};
 use crate::registry::Part;
 
 /// The objects around an owner, sorted by what is to be done with them.
@@ -24,7 +25,17 @@ pub(super) struct Claim<T> {
     pub(super) release: Vec<Arc<T>>,
 }
 
-/// Sorts the objects of the owner's namespace. Pure.
+/// What may belong to an owner: what it manages, and what nobody does in its namespace.
+pub(super) fn candidates<T: View>(cache: &Cache<T>, owner: &Meta) -> Vec<Arc<T>> {
+    let mut all = cache.by(Index::Owner, &owner.uid);
+    all.extend(cache.by(Index::Unmanaged, &owner.namespace));
+    // An object may name the owner without being managed by it, and so be in both.
+    let mut seen = BTreeSet::new();
+    all.retain(|object| seen.insert(object.meta().uid.clone()));
+    all
+}
+
+/// Sorts the objects around an owner. Pure.
 pub(super) fn sort<T: View>(owner: &Meta, selector: &Selector, all: Vec<Arc<T>>) -> Claim<T> {
     let mut claim = Claim { owned: Vec::new(), adopt: Vec::new(), release: Vec::new() };
     for object in all {

@@ -60,10 +60,10 @@ pub async fn run(context: Context, config: Config) -> Result<(), Error> {
             drive(context, &nodes, term.clone()),
             drive(context, &evictions, term),
         );
-        async move {
+        Box::pin(async move {
             tokio::join!(all.0, all.1, all.2, all.3, all.4, all.5, all.6, all.7);
             Ok(())
-        }
+        })
     };
     context.lead("controllers", work).await
 }

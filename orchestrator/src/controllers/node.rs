@@ -114,7 +114,8 @@ impl Controller for Nodes {
             // The write comes back as a change of the node, which then gets its taints.
             return Ok(Next::Await);
         }
-        if readiness(&node) == Readiness::No || readiness(&node) == Readiness::Unknown {
+        // A kubelet that is alive vouches for its pods itself, ready node or not.
+        if readiness(&node) == Readiness::Unknown {
             self.mark_pods(&node, api).await?;
         }
         let now = time::seconds(api.now());
@@ -236,7 +237,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// Takes the pods of a node that is not ready out of service.
+    /// Takes the pods of a silent node out of service.
     async fn mark_pods(&self, node: &Node, api: &Api) -> Result<(), Error> {
         let pods = self.pods.by(Index::Node, &node.meta.name);
         let ready = pods.iter().filter(|pod| pod.is_ready());

@@ -70,14 +70,14 @@ impl Controller for ReplicaSets {
 
     async fn reconcile(&self, key: &Key, api: &Api) -> Result<Next, Error> {
         let Some(set) = self.sets.get(key) else { return Ok(Next::Await) };
-        let all = self.pods.in_namespace(&set.meta.namespace);
+        let all = claim::candidates(&self.pods, &set.meta);
         let owner = ObjectRef::to(&*set);
         let claim = claim::sort(&set.meta, &set.spec.selector, all);
         let owned = claim::carry_out(claim, &owner, &POD, api).await?;
         let plan = plan(&set, &owned, api.now());
         let mut trouble = create(&set, &owner, plan.create, api).await.err();
         for failed in join_all(plan.delete.iter().map(|pod| delete(pod, &owner, api))).await {
-            trouble = trouble.or(failed.err());
+            trouble = trouble.or_else(|| failed.err());
         }
         write_status(&set, plan.status, trouble.as_ref(), api).await?;
         match trouble {

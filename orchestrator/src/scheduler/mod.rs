@@ -49,7 +49,7 @@ const IN_FLIGHT_MAX: usize = 256;
 /// Runs the scheduler until the context's token ends.
 pub async fn run(context: Context) -> Result<(), Error> {
     let scheduler = Scheduler::new(&context);
-    context.lead("scheduler", |term| scheduler.work(term)).await
+    context.lead("scheduler", |term| Box::pin(scheduler.work(term))).await
 }
 
 struct Scheduler {
@@ -106,6 +106,7 @@ impl Scheduler {
         if stop.run_until_cancelled(synced).await.is_none() {
             return Ok(());
         }
+        self.recover();
         let mut acts = FuturesUnordered::new();
         loop {
             while acts.len() < IN_FLIGHT_MAX {
@@ -127,6 +128,16 @@ impl Scheduler {
                 () = self.woken.notified() => {}
                 () = alarm => {}
                 Some(()) = acts.next(), if !acts.is_empty() => {}
+            }
+        }
+    }
+
+    /// Takes back what an earlier term of leadership assumed and did not finish.
+    fn recover(&self) {
+        let mut state = lock(&self.state);
+        for key in state.pending.recover() {
+            if let Some(pod) = self.pods.get(&key).filter(|pod| pod.node.is_empty()) {
+                state.snapshot.remove_pod(&pod.meta.uid);
             }
         }
     }

@@ -147,6 +147,15 @@ impl Pending {
         }
     }
 
+    /// Every decision on its way was given up: their pods are to be decided again. Answers them.
+    pub fn recover(&mut self) -> Vec<Key> {
+        let deciding = |entry: &Entry| matches!(entry.state, State::Deciding);
+        let lost = self.pods.iter().filter(|(_, entry)| deciding(entry));
+        let lost: Vec<Key> = lost.map(|(key, _)| key.clone()).collect();
+        lost.iter().for_each(|key| self.activate(key));
+        lost
+    }
+
     /// When [`Self::pop`] should be asked again although nothing changed.
     pub fn wake_at(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
@@ -260,6 +269,15 @@ mod tests {
         pending.wake(Change::Nodes, now + REST_MAX);
         assert_eq!(pending.pop(now + REST_MAX), None);
         assert_eq!(pending.pop(now + FORGOTTEN), Some(key("a")));
+    }
+
+    #[test]
+    fn decisions_that_were_given_up_are_made_again() {
+        let (mut pending, now) = (Pending::default(), Instant::now());
+        pending.add(&key("a"), 0);
+        pending.pop(now);
+        assert_eq!(pending.recover(), [key("a")]);
+        assert_eq!(pending.pop(now), Some(key("a")));
     }
 
     #[test]

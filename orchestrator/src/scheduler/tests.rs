@@ -179,7 +179,8 @@ fn random_node(dice: &mut Dice, name: &str) -> Node {
         facts["metadata"]["labels"]["disk"] = if dice.one_in(2) { "ssd" } else { "hdd" }.into();
     }
     if dice.one_in(3) {
-        let effect = ["NoSchedule", "PreferNoSchedule", "NoExecute"][dice.roll(3) as usize];
+        let effect = ["NoSchedule", "PreferNoSchedule", "NoExecute"]
+            [usize::try_from(dice.roll(3)).expect("small")];
         facts["spec"]["taints"] = json!([{"key": "t", "value": "v", "effect": effect}]);
     }
     facts["spec"]["unschedulable"] = dice.one_in(8).into();
@@ -343,7 +344,7 @@ impl Naive {
                 + 2 * share(part.2, liked)
                 + 2 * (100 - share(part.3, siblings));
             let crowd = std::cmp::Reverse(self.on(name).count());
-            (score, crowd, std::cmp::Reverse((*name).clone()))
+            (score, crowd, std::cmp::Reverse(name.as_str()))
         });
         if let Some((name, _)) = best {
             return (*name).clone();

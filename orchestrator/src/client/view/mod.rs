@@ -40,6 +40,8 @@ use crate::api::kinds::{self, Kind};
 pub enum Index {
     /// By the uid of any owner.
     Owner,
+    /// Objects without a managing owner, by their namespace.
+    Unmanaged,
     /// By their own uid.
     Uid,
     /// Pods by the node they are bound to.

@@ -99,7 +99,7 @@ impl Controller for Deployments {
             api.report(&owner, Severity::Warning, "SelectingAll", message.to_owned());
             return Ok(Next::Await);
         }
-        let all = self.sets.in_namespace(&deployment.meta.namespace);
+        let all = claim::candidates(&self.sets, &deployment.meta);
         let claim = claim::sort(&deployment.meta, &deployment.spec.selector, all);
         let sets = claim::carry_out(claim, &owner, &REPLICA_SET, api).await?;
         let plan = rollout::plan(&deployment, &sets, self.old_pods(&deployment, &sets));
