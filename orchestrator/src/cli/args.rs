@@ -139,6 +139,9 @@ pub struct Up {
     pub kubelet_port: u16,
     #[command(flatten)]
     pub cidrs: Cidrs,
+    /// Seconds between two compactions of the store's history; 0 compacts never
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub compaction_interval: u64,
     #[command(flatten)]
     pub log: Log,
 }
@@ -226,6 +229,9 @@ pub struct Apiserver {
     pub api_port: u16,
     #[command(flatten)]
     pub cidrs: Cidrs,
+    /// Seconds between two compactions of the store's history; 0 compacts never
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub compaction_interval: u64,
 }
 
 /// Flags of `kubelet`.

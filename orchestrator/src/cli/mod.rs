@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
+use crate::up::{self, alone};
 use args::{Args, Command};
 
 /// Runs the sub-command named by the process's arguments.
@@ -44,15 +45,15 @@ pub fn shim(args: Vec<OsString>) -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Up(args) => up::run(args),
+        Command::Down(args) => up::down::run(&args),
         Command::Env(args) => env::run(&args),
         Command::Image(command) => image::run(&command),
-        Command::Up(_)
-        | Command::Down(_)
-        | Command::Apiserver(_)
-        | Command::Scheduler(_)
-        | Command::Controllers(_)
-        | Command::Kubelet(_)
-        | Command::Proxy(_) => anyhow::bail!("this build does not have that part"),
+        Command::Apiserver(args) => alone::apiserver(&args),
+        Command::Scheduler(args) => alone::scheduler(&args),
+        Command::Controllers(args) => alone::controllers(&args),
+        Command::Kubelet(args) => alone::kubelet(&args),
+        Command::Proxy(args) => alone::proxy(&args),
         Command::Shim(_) => anyhow::bail!("the shim role is started by the kubelet only"),
         Command::Version => version(),
     }

@@ -9,6 +9,7 @@ pub fn require(why: &str) -> anyhow::Result<()> {
     }
     let program = std::env::current_exe().map_or_else(|_| "orchestrator".into(), OsString::from);
     let words = std::iter::once(program).chain(std::env::args_os().skip(1));
-    let command: Vec<String> = words.map(|word| super::env::quote(&word.to_string_lossy())).collect();
+    let command: Vec<String> =
+        words.map(|word| super::env::quote(&word.to_string_lossy())).collect();
     anyhow::bail!("{why} needs root; run: sudo {}", command.join(" "))
 }

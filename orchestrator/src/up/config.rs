@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub node_name: String,
     pub api: SocketAddr,
     pub ranges: Ranges,
+    /// Time between two compactions; zero for never.
+    pub compact_every: Duration,
     pub log_level: String,
 }
 
@@ -120,6 +123,7 @@ impl Config {
             node_name: node_name(args.node_name.as_deref(), host_name)?,
             api: SocketAddr::new(args.api_address, args.api_port),
             ranges,
+            compact_every: Duration::from_secs(args.compaction_interval),
             log_level: args.log.log_level,
         })
     }

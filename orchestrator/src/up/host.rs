@@ -10,13 +10,13 @@ use crate::api::Cidr;
 use crate::pki::Names;
 
 /// The machine's name.
-pub fn name() -> std::io::Result<String> {
+pub(super) fn name() -> std::io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_owned())
 }
 
 /// Addresses by which others can reach this machine, in the interfaces' order. Not among them:
 /// loopback, link-local, and the cluster's own bridge, which comes and goes with the node.
-pub fn addresses(cluster: Cidr) -> std::io::Result<Vec<IpAddr>> {
+pub(super) fn addresses(cluster: Cidr) -> std::io::Result<Vec<IpAddr>> {
     let mut addresses = Vec::new();
     for interface in getifaddrs().map_err(std::io::Error::from)? {
         let usable = interface.flags.contains(InterfaceFlags::IFF_UP)
@@ -37,7 +37,7 @@ fn is_outside(address: IpAddr, cluster: Cidr) -> bool {
 }
 
 /// What this machine's certificates must name, when its API server listens on `api`.
-pub fn names(host: &str, node: &str, ranges: Ranges, api: IpAddr) -> std::io::Result<Names> {
+pub(super) fn names(host: &str, node: &str, ranges: Ranges, api: IpAddr) -> std::io::Result<Names> {
     let mut addresses = addresses(ranges.cluster)?;
     addresses.push(ranges.bridge().into());
     addresses.extend(Some(api).filter(|ip| !ip.is_unspecified()));
@@ -47,7 +47,7 @@ pub fn names(host: &str, node: &str, ranges: Ranges, api: IpAddr) -> std::io::Re
 
 /// The address the `kubernetes` Service leads to when the API server listens on `api`: pods reach it by
 /// any address of the machine but loopback.
-pub fn advertised(api: SocketAddr, ranges: Ranges) -> std::io::Result<SocketAddr> {
+pub(super) fn advertised(api: SocketAddr, ranges: Ranges) -> std::io::Result<SocketAddr> {
     if !api.ip().is_unspecified() && !api.ip().is_loopback() {
         return Ok(api);
     }
@@ -57,7 +57,7 @@ pub fn advertised(api: SocketAddr, ranges: Ranges) -> std::io::Result<SocketAddr
 
 /// The address this machine is known by: the one its default route leaves from, else its first. A
 /// machine that has none is reached from its pods by its address on the bridge.
-pub fn primary(addresses: &[IpAddr], bridge: Ipv4Addr) -> Ipv4Addr {
+pub(super) fn primary(addresses: &[IpAddr], bridge: Ipv4Addr) -> Ipv4Addr {
     let listed = |wanted: &Ipv4Addr| addresses.contains(&IpAddr::V4(*wanted));
     let first = addresses.iter().find_map(|address| match address {
         IpAddr::V4(address) => Some(*address),

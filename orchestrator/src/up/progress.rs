@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 /// Prints steps. Output that nobody reads any more (a closed pipe) is no reason to stop a cluster, so
 /// errors of writing are dropped.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct Progress {
     started: Instant,
     step: Instant,
 }
@@ -14,32 +14,32 @@ pub struct Progress {
 impl Progress {
     /// Starts the clock.
     #[expect(clippy::new_without_default, reason = "reading the clock is not a default value")]
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         Self { started: now, step: now }
     }
 
     /// A step is done; the time is that since the last one.
-    pub fn done(&mut self, step: &str, detail: &str) {
+    pub(super) fn done(&mut self, step: &str, detail: &str) {
         let took = self.step.elapsed();
         self.step = Instant::now();
         self.say(format!("  {step:<14}{:>7}  {detail}", short(took)).trim_end());
     }
 
     /// Something worth knowing that stops nothing.
-    pub fn warn(&self, text: &str) {
+    pub(super) fn warn(&self, text: &str) {
         self.say(&format!("  warning: {text}"));
     }
 
     /// A line as it is.
-    pub fn say(&self, text: &str) {
+    pub(super) fn say(&self, text: &str) {
         let mut out = std::io::stdout().lock();
         let _ = writeln!(out, "{text}");
         let _ = out.flush();
     }
 
     /// Time since the start.
-    pub fn total(&self) -> String {
+    pub(super) fn total(&self) -> String {
         short(self.started.elapsed())
     }
 }

@@ -12,7 +12,7 @@ pub mod urls;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use urls::{ClusterMap, Url};
+pub use urls::{ClusterMap, Url};
 
 /// Why there is no configuration. One line each.
 #[derive(Debug, thiserror::Error)]
