@@ -17,6 +17,7 @@ use std::{
 use bytes::Bytes;
 use crossbeam_skiplist::{SkipMap, map::Entry};
 
+use super::filter::Filter;
 use crate::{
     command::{KeyRange, Revised, Revision},
     machine::{
@@ -61,6 +62,7 @@ pub(super) struct Stored {
 #[derive(Default)]
 pub(super) struct Memtable {
     rows: SkipMap<MemKey, Stored>,
+    filter: Filter,
     pub(super) log: Arc<Log>,
     bytes: AtomicUsize,
 }
@@ -68,6 +70,7 @@ pub(super) struct Memtable {
 impl Memtable {
     pub(super) fn insert(&self, key: Bytes, meta: Meta, value: Bytes) {
         self.bytes.fetch_add(key.len() + value.len() + ENTRY_BYTES_OVERHEAD, Ordering::Relaxed);
+        self.filter.add(&key);
         self.rows.insert(MemKey { key, at: Reverse(meta.at) }, Stored { meta, value });
     }
 
@@ -89,6 +92,9 @@ impl Memtable {
 
     /// The newest version of a key at or below a revision.
     pub(super) fn get(&self, key: &Bytes, at: Revision) -> Option<(Meta, Bytes)> {
+        if !self.filter.may_have(key) {
+            return None;
+        }
         let entry = self.rows.lower_bound(Bound::Included(&MemKey::seek(key.clone(), at)))?;
         let stored = entry.value();
         (entry.key().key == key).then(|| (stored.meta, stored.value.clone()))
@@ -96,6 +102,9 @@ impl Memtable {
 
     /// One version of a key.
     pub(super) fn version(&self, key: &Bytes, at: Version) -> Option<Meta> {
+        if !self.filter.may_have(key) {
+            return None;
+        }
         let entry = self.rows.get(&MemKey { key: key.clone(), at: Reverse(at) })?;
         Some(entry.value().meta)
     }

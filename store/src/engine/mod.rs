@@ -18,6 +18,7 @@ mod backend;
 mod base;
 mod checkpoint;
 mod compact;
+mod filter;
 mod history;
 mod memtable;
 mod meta;
