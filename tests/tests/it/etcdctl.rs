@@ -61,6 +61,14 @@ struct Watch {
     lines: usize,
 }
 
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Fails only when it has ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 struct Runner {
     server: Server,
     dir: tempfile::TempDir,
@@ -130,13 +138,11 @@ impl Runner {
     }
 
     fn end_watch(&mut self) -> Result<String, Box<dyn Error>> {
-        let mut watch = self.watch.take().ok_or("no watch is running")?;
+        let watch = self.watch.take().ok_or("no watch is running")?;
         let text = eventually("the watch prints its lines", || {
             let text = fs::read_to_string(&watch.output).unwrap_or_default();
             (text.lines().count() >= watch.lines).then_some(text)
         });
-        watch.child.kill()?;
-        watch.child.wait()?;
         Ok(self.mask(&text))
     }
 }
@@ -181,14 +187,6 @@ impl goldenscript::Runner for Runner {
                 Err(format!("unknown command {name} with {} arguments", args.len()).into())
             }
         }
-    }
-
-    fn end_script(&mut self) -> Result<(), Box<dyn Error>> {
-        if let Some(mut watch) = self.watch.take() {
-            watch.child.kill()?;
-            watch.child.wait()?;
-        }
-        Ok(())
     }
 }
 

@@ -103,7 +103,7 @@ fn a_rolling_update_fails_no_request(cluster: &Cluster, url: &str) {
         }
         // Ends the clients also when kubectl fails, or the scope would wait for them for ever.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            cluster.kubectl("set image deployment/hello hello=testbox:v2");
+            cluster.kubectl("set image deployment/hello web=testbox:v2");
             cluster.kubectl("rollout status deployment/hello --timeout=90s");
             eventually("only the new version is left", || (pods(cluster).len() == 5).then_some(()));
         }));
