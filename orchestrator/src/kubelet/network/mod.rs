@@ -102,9 +102,14 @@ impl Network {
         Ok(address)
     }
 
+    /// Takes the pod's interface away; its address stays its own. Not an error if it had none.
+    pub async fn disconnect(&self, uid: &str) -> Result<(), NetworkError> {
+        link::disconnect(uid).await
+    }
+
     /// Takes the pod's interface away and frees its address. Not an error if it had none.
     pub async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
-        link::disconnect(uid).await?;
+        self.disconnect(uid).await?;
         self.pool.release(uid).map_err(kernel("freeing an address"))
     }
 }

@@ -325,10 +325,10 @@ fn crash(memory: &mut Memory, name: &str, container: &ContainerState, finished: 
     }
     let ran_long = finished - container.started_ms >= BACKOFF_RESET_MS;
     let delay_ms = match known {
-        _ if ran_long || container.attempt == 0 => 0,
+        _ if ran_long => 0,
         Some(last) => (last.delay_ms * 2).clamp(BACKOFF_FIRST_MS, BACKOFF_MAX_MS),
-        // It crashed before, but a former kubelet kept count.
-        None => BACKOFF_FIRST_MS,
+        // A former kubelet kept count, or the node itself was away: begin anew.
+        None => 0,
     };
     let crash =
         Crash { attempt: container.attempt, delay_ms, until_ms: finished.saturating_add(delay_ms) };

@@ -104,7 +104,7 @@ impl Worker {
         shared: Arc<Shared>,
         told: watch::Receiver<Told>,
     ) -> Result<Self, serde_json::Error> {
-        let object = Arc::clone(&told.borrow().object);
+        let Told { object, gone, stop } = told.borrow().clone();
         let pod: Pod = object.typed()?;
         let uid = object.uid().to_owned();
         let spec = pod.spec.clone().unwrap_or_default();
@@ -113,7 +113,7 @@ impl Worker {
             key: object.key(),
             cgroup: Qos::of(&spec).pod_cgroup(&shared.config.cgroup_root, &uid),
             shim: Shim::at(&dir),
-            wish: wish(&object, &pod, false),
+            wish: wish(&object, &pod, gone || stop),
             state: State::default(),
             memory: Memory::default(),
             sandbox: false,
@@ -211,8 +211,9 @@ impl Worker {
             Action::Forget { id } => self.forget(&id).await,
             Action::ReleaseSandbox => self.release_sandbox().await,
             Action::Remove => {
-                if self.told.borrow().stop && self.object.deletion_timestamp().is_none() {
-                    self.release_sandbox().await;
+                let told = self.told.borrow().clone();
+                if told.stop && !told.gone && self.object.deletion_timestamp().is_none() {
+                    self.rest().await;
                     return Some(End::Stopped);
                 }
                 return self.remove().await;

@@ -151,6 +151,16 @@ impl Worker {
         }
     }
 
+    /// Lets go of the shim of a pod that stops with its node: it keeps its address for the next start.
+    pub(super) async fn rest(&mut self) {
+        self.end_shim().await;
+        if !self.host_network()
+            && let Err(error) = self.shared.network.disconnect(&self.uid).await
+        {
+            tracing::warn!(pod = %self.key, %error, "the pod's network is left");
+        }
+    }
+
     /// Ends the shim, by force if it will not.
     async fn end_shim(&mut self) {
         self.watch = None;

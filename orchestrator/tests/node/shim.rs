@@ -1,15 +1,10 @@
-//! Real containers under the real shim, each test in a network namespace of its own.
-//!
-//! These tests need root: without it each says so and passes. They use the built-in testbox image,
-//! cgroups below a root of their own, and leave nothing behind; the last assertion of each is that.
+//! One shim driven by hand: output, limits, isolation, adoption, orphans, the network.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::PodSpec;
-use nix::sched::{CloneFlags, unshare};
 use orchestrator::kubelet::cgroup;
 use orchestrator::kubelet::images::{ImageStore, Reference};
 use orchestrator::kubelet::network::{Network, NetworkConfig};
@@ -18,28 +13,7 @@ use orchestrator::kubelet::pod::user::User;
 use orchestrator::kubelet::shim::{ContainerPhase, Sandbox, Shim, StartRequest, State};
 use serde_json::{Value, json};
 
-/// Runs `test` as root in a fresh network namespace, on one thread.
-fn in_private_network<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: containers need root");
-        return;
-    }
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("root may make network namespaces");
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime")
-            .block_on(test());
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_orchestrator"))
-}
+use crate::{in_private_network, program};
 
 /// One pod directory with its shim; everything is killed and removed when it is dropped.
 struct Pod {
