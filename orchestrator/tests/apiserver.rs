@@ -14,7 +14,7 @@ use orchestrator::apiserver::{self, Pem, StaticToken};
 use orchestrator::client::etcd::Store;
 use orchestrator::pki::{Names, Pki, Role};
 use orchestrator::registry::{Actor, Registry};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
@@ -423,11 +423,205 @@ async fn deletion() {
     api.end().await;
 }
 
+/// What a kubelet does for logs: checks who asks, tells the path it was asked for, and two lines
+/// with a pause between them.
+async fn kubelet(listener: TcpListener, pki: Pki) {
+    let acceptor = tls::acceptor(&pki);
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+        assert!(stream.get_ref().1.peer_certificates().is_some(), "the API server shows who it is");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.expect("the head of a request"));
+        }
+        let head = String::from_utf8(head).expect("text");
+        let path = head.split(' ').nth(1).expect("a path").to_owned();
+        if path.contains("previous=true") {
+            let text = "previous terminated container \"one\" in pod \"one\" not found";
+            let answer =
+                format!("HTTP/1.1 400 Bad Request\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+            // It hangs up at once, which must not hide what it said.
+            stream.write_all(answer.as_bytes()).await.expect("written");
+            stream.flush().await.expect("sent");
+            continue;
+        }
+        let first = format!("asked {path}\n");
+        let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{}", chunk(&first));
+        stream.write_all(answer.as_bytes()).await.expect("written");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        stream.write_all((chunk("second\n") + "0\r\n\r\n").as_bytes()).await.expect("written");
+        stream.shutdown().await.expect("closed");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_come_from_the_kubelet() {
+    let Some(api) = Api::start().await else { return };
+    let listener = listen().await;
+    let port = listener.local_addr().expect("a bound socket").port();
+    let kubelet = tokio::spawn(kubelet(listener, pki(api.folder.path().join("pki"))));
+    let node = format!(
+        r#"{{"apiVersion":"v1","kind":"Node","metadata":{{"name":"n1"}},"status":{{
+        "addresses":[{{"type":"InternalIP","address":"127.0.0.1"}}],
+        "daemonEndpoints":{{"kubeletEndpoint":{{"Port":{port}}}}}}}}}"#
+    );
+    let made = api.feed(&["create", "--validate=false", "-f", "-"], &node).await;
+    assert!(made.ok, "{}", made.err);
+    let overrides = r#"{"spec":{"nodeName":"n1"}}"#;
+    api.do_(&["run", "one", "--image=testbox:1", "--overrides", overrides]).await;
+    let plain = api.do_(&["logs", "one"]).await;
+    assert_eq!(plain, "asked /containerLogs/default/one/one\nsecond\n");
+    let full = ["logs", "one", "-f", "--tail=5", "--since=1m", "--timestamps"];
+    assert_eq!(
+        api.do_(&full).await,
+        "asked /containerLogs/default/one/one?follow=true&timestamps=true&tailLines=5&\
+         sinceSeconds=60\nsecond\n"
+    );
+    let refused = api.fail(&["logs", "one", "--previous"]).await;
+    assert!(refused.contains("(BadRequest): previous terminated container"), "{refused}");
+    assert!(api.fail(&["logs", "one", "-c", "two"]).await.contains("container two is not valid"));
+    kubelet.abort();
+    let gone = api.fail(&["logs", "one"]).await;
+    assert!(gone.contains("cannot reach the kubelet of node"), "{gone}");
+    api.end().await;
+}
+
+/// What kubectl never sends, in plain HTTP over TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_requests_get_clear_answers() {
+    let Some(api) = Api::start().await else { return };
+    let pki = pki(api.folder.path().join("pki"));
+    let pods = "/api/v1/namespaces/default/pods";
+    let large = format!("Content-Type: application/json\r\n\r\n{}", " ".repeat(4 << 20));
+    let cases = [
+        ("GET", "/", "\r\n", "404", "the server could not find the requested resource"),
+        ("GET", "/api/v1/namespaces/..%2fx/pods", "\r\n", "404", "could not find"),
+        ("PUT", pods, "\r\n", "405", "does not allow this method"),
+        ("DELETE", "/api/v1/pods", "\r\n", "405", "does not allow this method"),
+        ("BREW", pods, "\r\n", "405", "does not allow this method"),
+        ("GET", pods, "Accept: text/html\r\n\r\n", "406", "application/json"),
+        (
+            "POST",
+            pods,
+            "Content-Type: text/plain\r\n\r\n{}",
+            "415",
+            "application/vnd.kubernetes.protobuf",
+        ),
+        ("POST", pods, "Content-Type: application/json\r\n\r\n{", "400", "EOF"),
+        ("POST", pods, &large, "413", "Request entity too large"),
+        ("GET", "/api/v1/pods?limit=x", "\r\n", "400", "limit"),
+        (
+            "GET",
+            "/api/v1/pods?fieldSelector=spec.x%3D1",
+            "\r\n",
+            "400",
+            "field label not supported",
+        ),
+        ("GET", "/api/v1/pods?watch=1&sendInitialEvents=true", "\r\n", "422", "sendInitialEvents"),
+        ("GET", "/api/v1/pods?resourceVersion=99999", "\r\n", "504", "Too large resource version"),
+        ("POST", "/api/v1/namespaces/default/pods/p/exec", "\r\n", "501", "not supported"),
+    ];
+    for (method, path, rest, code, text) in cases {
+        let answer = tls::ask(&pki, api.address, method, path, rest).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{method} {path}: {answer}");
+        assert!(answer.contains(text), "{method} {path}: {answer}");
+        assert!(answer.contains(r#""kind":"Status""#), "{method} {path}: {answer}");
+    }
+    let head = tls::ask(&pki, api.address, "HEAD", "/openapi/v3", "\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    let accept = "Accept: application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList\r\n";
+    let first = tls::ask(&pki, api.address, "GET", "/apis", &format!("{accept}\r\n")).await;
+    assert!(first.contains("APIGroupDiscoveryList") && first.contains("vary: Accept"), "{first}");
+    let tag = first.lines().find_map(|line| line.strip_prefix("etag: ")).expect("a tag");
+    let again = format!("{accept}If-None-Match: {tag}\r\n\r\n");
+    let again = tls::ask(&pki, api.address, "GET", "/apis", &again).await;
+    assert!(again.starts_with("HTTP/1.1 304 "), "{again}");
+    api.end().await;
+}
+
+/// TLS ends made by hand, for what kubectl cannot play.
+mod tls {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use orchestrator::pki::{Identity, Pki, Role};
+    use rustls::RootCertStore;
+    use rustls::pki_types::pem::PemObject as _;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+    fn parts(identity: &Identity) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let chain = CertificateDer::pem_slice_iter(identity.cert_pem.as_bytes());
+        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).expect("a key");
+        (chain.collect::<Result<_, _>>().expect("certificates"), key)
+    }
+
+    fn roots(pki: &Pki) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        let authority = CertificateDer::from_pem_slice(pki.ca_pem.as_bytes()).expect("PEM");
+        roots.add(authority).expect("an authority");
+        Arc::new(roots)
+    }
+
+    /// A kubelet's end: clients must show a certificate of the cluster.
+    pub(super) fn acceptor(pki: &Pki) -> TlsAcceptor {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let clients = rustls::server::WebPkiClientVerifier::builder_with_provider(
+            roots(pki),
+            provider.clone(),
+        );
+        let (chain, key) = parts(&pki.identity(Role::KubeletServer).expect("issued"));
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(clients.build().expect("a verifier"))
+            .with_single_cert(chain, key)
+            .expect("a fitting key");
+        TlsAcceptor::from(Arc::new(config))
+    }
+
+    /// Sends one request as the admin and reads the answer to its end.
+    pub(super) async fn ask(
+        pki: &Pki,
+        address: SocketAddr,
+        method: &str,
+        path: &str,
+        rest: &str,
+    ) -> String {
+        let (chain, key) = parts(&pki.identity(Role::Admin).expect("issued"));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots(pki))
+            .with_client_auth_cert(chain, key)
+            .expect("a fitting key");
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        let name = ServerName::IpAddress(address.ip().into());
+        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        let (mut from, mut to) = tokio::io::split(stream.expect("a handshake"));
+        let body = rest.split_once("\r\n\r\n").map_or(0, |(_, body)| body.len());
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: \
+             {body}\r\n{rest}"
+        );
+        let mut answer = Vec::new();
+        // A server that refuses half way may not read to the end.
+        let (_, _) = tokio::join!(to.write_all(request.as_bytes()), from.read_to_end(&mut answer));
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+}
+
 /// Serves until it is killed, for trying commands by hand; the kubeconfig's path is printed.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "serves until it is interrupted"]
 async fn by_hand() {
     let api = Api::start().await.expect("kubectl is there");
-    println!("KUBECONFIG={}", api.folder.path().join("admin").display());
+    eprintln!("KUBECONFIG={}", api.folder.path().join("admin").display());
     std::future::pending::<()>().await;
 }

@@ -12,6 +12,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, ETAG, EXPIRES};
 use http::header::{HeaderValue, IF_NONE_MATCH, VARY};
@@ -32,7 +33,7 @@ use super::negotiate::{self, Form, Negotiated};
 use super::openapi::{OPENAPI, OpenApi};
 use super::respond::{self, Body, Spelling};
 use super::route::{Query, Route, Target, route};
-use super::{VERSION, resource};
+use super::{VERSION, body, resource};
 use crate::api::Status;
 use crate::registry::{Actor, Registry};
 
@@ -64,6 +65,8 @@ pub(crate) struct Ask {
     pub(crate) target: Target,
     pub(crate) query: Query,
     pub(crate) headers: HeaderMap,
+    /// Empty for a request that [stays](resource::stays).
+    pub(crate) body: Bytes,
 }
 
 impl Ask {
@@ -78,7 +81,9 @@ impl Handler for Server {
     async fn handle(&self, proof: &Proof, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let about = format!("{} {}", parts.method, parts.uri.path());
-        match AssertUnwindSafe(self.answer(proof, parts, body)).catch_unwind().await {
+        let head_only = parts.method == Method::HEAD;
+        let response = match AssertUnwindSafe(self.answer(proof, parts, body)).catch_unwind().await
+        {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => {
                 if status.code >= 500 {
@@ -90,7 +95,8 @@ impl Handler for Server {
                 tracing::error!(request = about, "a request handler panicked");
                 respond::refusal(&Status::internal("the request handler failed"))
             }
-        }
+        };
+        if head_only { respond::without_body(response) } else { response }
     }
 }
 
@@ -130,13 +136,25 @@ impl Server {
             Route::Resource(target) => target,
             other => return describe(&other, &head, &path, &query).await,
         };
-        let ask = Ask { actor, verb: wanted.verb, target, query, headers: head.headers };
+        let mut ask = Ask {
+            actor,
+            verb: wanted.verb,
+            target,
+            query,
+            headers: head.headers,
+            body: Bytes::new(),
+        };
         if resource::stays(&ask) {
             let slot = slot(&self.long)?;
-            return resource::answer(self, ask, body, Some(slot)).await;
+            return resource::answer(self, ask, Some(slot)).await;
         }
         let slot = slot(&self.short)?;
-        let answer = tokio::time::timeout(DEADLINE, resource::answer(self, ask, body, None)).await;
+        let answer = tokio::time::timeout(DEADLINE, async {
+            // The whole body before any refusal: a client that is still sending may never look.
+            ask.body = body::read(body).await?;
+            resource::answer(self, ask, None).await
+        });
+        let answer = answer.await;
         drop(slot);
         answer.unwrap_or_else(|_| {
             Err(Status::timeout("Timeout: request did not complete within the allotted timeout"))

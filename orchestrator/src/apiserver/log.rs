@@ -72,7 +72,7 @@ pub(crate) async fn answer(
         })?;
     let code = response.status();
     let body = Relay {
-        wire: Some(wire),
+        wire,
         body: response.into_body(),
         stop: Box::pin(server.stop.clone().cancelled_owned()),
         _slot: slot,
@@ -175,7 +175,8 @@ async fn fetch(
     server: &Server,
     node: &Object,
     path: &str,
-) -> Result<(Response<Incoming>, Pin<Box<Wire>>), Box<dyn std::error::Error + Send + Sync>> {
+) -> Result<(Response<Incoming>, Option<Pin<Box<Wire>>>), Box<dyn std::error::Error + Send + Sync>>
+{
     let address: IpAddr = address(node).ok_or("its Node tells no address")?.parse()?;
     let port = node.int("/status/daemonEndpoints/kubeletEndpoint/Port").filter(|port| *port > 0);
     let port = u16::try_from(port.unwrap_or(KUBELET_PORT))?;
@@ -184,14 +185,15 @@ async fn fetch(
     let (mut sender, wire) = http1::handshake(TokioIo::new(stream)).await?;
     let mut wire = Box::pin(wire);
     let request = Request::get(path).header(HOST, format!("{address}:{port}")).body(Empty::new())?;
-    let response = tokio::select! {
-        response = sender.send_request(request) => response?,
-        ended = wire.as_mut() => {
-            ended?;
-            return Err("it hung up".into());
-        }
-    };
-    Ok((response, wire))
+    let mut sending = Box::pin(sender.send_request(request));
+    tokio::select! {
+        biased;
+        response = sending.as_mut() => return Ok((response?, Some(wire))),
+        _ = wire.as_mut() => {}
+    }
+    // It hung up; what it said before that still counts.
+    drop(wire);
+    Ok((sending.await?, None))
 }
 
 /// The node's address: an internal IP before any other.

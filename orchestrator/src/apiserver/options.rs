@@ -116,8 +116,8 @@ fn selector(kind: &Kind, query: &Query) -> Result<Selector, Status> {
 }
 
 /// Options of a deletion: a `DeleteOptions` body, or else the query.
-pub(crate) fn delete(ask: &Ask, bytes: &[u8]) -> Result<DeleteOptions, Status> {
-    let mut options = if bytes.is_empty() {
+pub(crate) fn delete(ask: &Ask) -> Result<DeleteOptions, Status> {
+    let mut options = if ask.body.is_empty() {
         DeleteOptions {
             grace_period_seconds: grace_from_query(&ask.query)?,
             propagation: ask.query.get("propagationPolicy").map(propagation).transpose()?,
@@ -126,7 +126,7 @@ pub(crate) fn delete(ask: &Ask, bytes: &[u8]) -> Result<DeleteOptions, Status> {
         }
     } else {
         let media = body::media_type(&ask.headers);
-        let (value, _) = body::decode(&media, bytes, FieldValidation::Ignore)?;
+        let (value, _) = body::decode(&media, &ask.body, FieldValidation::Ignore)?;
         delete_body(&value)?
     };
     options.dry_run |= dry_run(ask.query.all("dryRun"))?;

@@ -1,7 +1,7 @@
 //! Objects and lists in the form a client asked for.
 
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::dispatch::Ask;
 use super::negotiate::Form;
@@ -117,7 +117,7 @@ fn item(object: Object) -> Value {
 }
 
 fn partial(mut object: Object) -> Value {
-    let metadata = object.fields_mut().remove("metadata").unwrap_or(Value::Object(Map::new()));
+    let metadata = object.fields_mut().remove("metadata").unwrap_or_else(|| json!({}));
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
 }
 

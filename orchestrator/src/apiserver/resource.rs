@@ -5,7 +5,6 @@
 //! path, the query), handed to the registry, and its outcome given the form the client asked for.
 
 use http::{Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::dispatch::{Ask, Server};
@@ -34,16 +33,15 @@ pub(crate) fn stays(ask: &Ask) -> bool {
 pub(crate) async fn answer(
     server: &Server,
     ask: Ask,
-    body: Incoming,
     slot: Option<OwnedSemaphorePermit>,
 ) -> Result<Response<Body>, Status> {
     let target = &ask.target;
     let Some(kind) = kinds::find(&target.group, &target.version, &target.resource) else {
-        return review::answer(ask, body).await;
+        return review::answer(&ask);
     };
     check_scope(kind, &ask)?;
     let Some(subresource) = target.subresource.clone() else {
-        return whole(server, kind, ask, body, slot).await;
+        return whole(server, kind, ask, slot).await;
     };
     if STREAMS.contains(&subresource.as_str()) {
         let message = format!("{}/{subresource} is not supported by this server", kind.plural);
@@ -54,10 +52,10 @@ pub(crate) async fn answer(
         return Err(Status::no_such_method());
     }
     match subresource.as_str() {
-        "status" => part(server, kind, Part::Status, ask, body).await,
-        "scale" => part(server, kind, Part::Scale, ask, body).await,
-        "finalize" => part(server, kind, Part::Finalize, ask, body).await,
-        "binding" => bind(server, kind, ask, body).await,
+        "status" => part(server, kind, Part::Status, ask).await,
+        "scale" => part(server, kind, Part::Scale, ask).await,
+        "finalize" => part(server, kind, Part::Finalize, ask).await,
+        "binding" => bind(server, kind, ask).await,
         "log" => log::answer(server, ask, slot).await,
         _ => Err(Status::no_such_path()),
     }
@@ -76,31 +74,30 @@ fn check_scope(kind: &Kind, ask: &Ask) -> Result<(), Status> {
     }
     // All namespaces at once can be read, not written.
     let everywhere = kind.namespaced && !within;
-    if (everywhere && !matches!(ask.verb, "list" | "watch"))
-        || !kind.verbs.contains(&ask.verb)
-        || (ask.verb == "create" && target.name.is_some())
-    {
-        return Err(Status::no_such_method());
-    }
-    Ok(())
+    let sound = match ask.verb {
+        "list" | "watch" => true,
+        "create" => !everywhere && target.name.is_none(),
+        "update" | "patch" => target.name.is_some(),
+        _ => !everywhere,
+    };
+    if sound && kind.verbs.contains(&ask.verb) { Ok(()) } else { Err(Status::no_such_method()) }
 }
 
 async fn whole(
     server: &Server,
     kind: &'static Kind,
     ask: Ask,
-    body: Incoming,
     slot: Option<OwnedSemaphorePermit>,
 ) -> Result<Response<Body>, Status> {
     match ask.verb {
         "get" => get(server, kind, Part::Main, &ask).await,
         "list" => list(server, kind, &ask).await,
         "watch" => watch::answer(server, kind, ask, slot).await,
-        "create" => create(server, kind, ask, body).await,
-        "update" => update(server, kind, Part::Main, ask, body).await,
-        "patch" => patch(server, kind, Part::Main, ask, body).await,
-        "delete" => delete(server, kind, ask, body).await,
-        "deletecollection" => delete_collection(server, kind, ask, body).await,
+        "create" => create(server, kind, ask).await,
+        "update" => update(server, kind, Part::Main, ask).await,
+        "patch" => patch(server, kind, Part::Main, ask).await,
+        "delete" => delete(server, kind, ask).await,
+        "deletecollection" => delete_collection(server, kind, ask).await,
         _ => Err(Status::no_such_method()),
     }
 }
@@ -110,12 +107,11 @@ async fn part(
     kind: &'static Kind,
     part: Part,
     ask: Ask,
-    body: Incoming,
 ) -> Result<Response<Body>, Status> {
     match ask.verb {
         "get" => get(server, kind, part, &ask).await,
-        "update" => update(server, kind, part, ask, body).await,
-        "patch" => patch(server, kind, part, ask, body).await,
+        "update" => update(server, kind, part, ask).await,
+        "patch" => patch(server, kind, part, ask).await,
         _ => Err(Status::no_such_method()),
     }
 }
@@ -154,15 +150,10 @@ fn namespace<'a>(kind: &Kind, ask: &'a Ask) -> Option<&'a str> {
     ask.target.namespace.as_deref().filter(|_| kind.namespaced)
 }
 
-async fn create(
-    server: &Server,
-    kind: &'static Kind,
-    ask: Ask,
-    body: Incoming,
-) -> Result<Response<Body>, Status> {
+async fn create(server: &Server, kind: &'static Kind, ask: Ask) -> Result<Response<Body>, Status> {
     let shape = present::Shape::of(&ask, FORMS)?;
     let options = options::write(&ask.query)?;
-    let mut object = object(kind, &ask, body, &options, kind.kind, &kind.api_version()).await?;
+    let mut object = object(kind, &ask, &options, kind.kind, &kind.api_version())?;
     if let Some(namespace) = namespace(kind, &ask) {
         object.set("/metadata/namespace", namespace);
     }
@@ -176,7 +167,6 @@ async fn update(
     kind: &'static Kind,
     part: Part,
     ask: Ask,
-    body: Incoming,
 ) -> Result<Response<Body>, Status> {
     let forms = if part == Part::Scale { &[Form::Object] } else { FORMS };
     let shape = present::Shape::of(&ask, forms)?;
@@ -185,7 +175,7 @@ async fn update(
         Part::Scale => ("Scale", "autoscaling/v1".to_owned()),
         Part::Main | Part::Status | Part::Finalize => (kind.kind, kind.api_version()),
     };
-    let object = object(kind, &ask, body, &options, name, &version).await?;
+    let object = object(kind, &ask, &options, name, &version)?;
     let key = key(kind, &ask)?;
     if object.name() != key.name {
         return Err(Status::bad_request(format!(
@@ -204,7 +194,6 @@ async fn patch(
     kind: &'static Kind,
     part: Part,
     ask: Ask,
-    body: Incoming,
 ) -> Result<Response<Body>, Status> {
     const TAKEN: &str = "application/json-patch+json, application/merge-patch+json, \
                          application/strategic-merge-patch+json";
@@ -229,8 +218,7 @@ async fn patch(
             )));
         }
     };
-    let bytes = body::read(body).await?;
-    let (document, twice) = body::decode("application/json", &bytes, options.field_validation)?;
+    let (document, twice) = body::decode("application/json", &ask.body, options.field_validation)?;
     twice.into_iter().for_each(|warning| options.warnings.add(warning));
     let key = key(kind, &ask)?;
     let patch = of(document);
@@ -239,15 +227,9 @@ async fn patch(
     Ok(with_warnings(answer, &options))
 }
 
-async fn delete(
-    server: &Server,
-    kind: &'static Kind,
-    ask: Ask,
-    body: Incoming,
-) -> Result<Response<Body>, Status> {
+async fn delete(server: &Server, kind: &'static Kind, ask: Ask) -> Result<Response<Body>, Status> {
     let shape = present::Shape::of(&ask, FORMS)?;
-    let bytes = body::read(body).await?;
-    let options = options::delete(&ask, &bytes)?;
+    let options = options::delete(&ask)?;
     let key = key(kind, &ask)?;
     let answer = match server.registry.delete(&ask.actor, kind, &key, &options).await? {
         Deleted::Gone(object) => status::deleted(kind, object.name(), object.uid()),
@@ -260,11 +242,9 @@ async fn delete_collection(
     server: &Server,
     kind: &'static Kind,
     ask: Ask,
-    body: Incoming,
 ) -> Result<Response<Body>, Status> {
     let shape = present::Shape::of(&ask, FORMS)?;
-    let bytes = body::read(body).await?;
-    let options = options::delete(&ask, &bytes)?;
+    let options = options::delete(&ask)?;
     let which = options::list(kind, &ask.query)?;
     let namespace = namespace(kind, &ask);
     let gone =
@@ -273,15 +253,10 @@ async fn delete_collection(
 }
 
 /// `pods/NAME/binding`: the scheduler's verdict.
-async fn bind(
-    server: &Server,
-    kind: &'static Kind,
-    ask: Ask,
-    body: Incoming,
-) -> Result<Response<Body>, Status> {
+async fn bind(server: &Server, kind: &'static Kind, ask: Ask) -> Result<Response<Body>, Status> {
     let (_, spelling) = ask.form(&[Form::Object])?;
     let options = options::write(&ask.query)?;
-    let binding = object(kind, &ask, body, &options, "Binding", "v1").await?;
+    let binding = object(kind, &ask, &options, "Binding", "v1")?;
     let target = binding.text("/target/name").unwrap_or_default();
     if target.is_empty() || !matches!(binding.text("/target/kind"), None | Some("" | "Node")) {
         return Err(Status::unprocessable(
@@ -295,17 +270,15 @@ async fn bind(
 
 /// The object in a body, which must be what the path says it is. Kind and version may be left out
 /// and are then those of the path.
-async fn object(
+fn object(
     kind: &Kind,
     ask: &Ask,
-    body: Incoming,
     options: &WriteOptions,
     wanted_kind: &str,
     wanted_version: &str,
 ) -> Result<Object, Status> {
     let media = body::media_type(&ask.headers);
-    let bytes = body::read(body).await?;
-    let (value, twice) = body::decode(&media, &bytes, options.field_validation)?;
+    let (value, twice) = body::decode(&media, &ask.body, options.field_validation)?;
     twice.into_iter().for_each(|warning| options.warnings.add(warning));
     let mut object = Object::from_value(value)
         .ok_or_else(|| Status::bad_request("the body of the request must be one object"))?;

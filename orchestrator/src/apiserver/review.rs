@@ -1,7 +1,6 @@
 //! Resources that answer about the asker and are never stored: `kubectl auth whoami`, `auth can-i`.
 
 use http::{Response, StatusCode};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::authz::{self, Attributes};
@@ -29,7 +28,7 @@ const VERBS: &[&str] = &[
 ];
 
 /// Answers a review; a 404 for whatever is no resource at all.
-pub(crate) async fn answer(ask: Ask, body: Incoming) -> Result<Response<Body>, Status> {
+pub(crate) fn answer(ask: &Ask) -> Result<Response<Body>, Status> {
     let target = &ask.target;
     let known = VIRTUAL.iter().find(|one| {
         (one.group, one.version, one.plural)
@@ -44,8 +43,7 @@ pub(crate) async fn answer(ask: Ask, body: Incoming) -> Result<Response<Body>, S
     }
     let (_, spelling) = ask.form(&[Form::Object])?;
     let media = body::media_type(&ask.headers);
-    let bytes = body::read(body).await?;
-    let (mut review, _) = body::decode(&media, &bytes, FieldValidation::Warn)?;
+    let (mut review, _) = body::decode(&media, &ask.body, FieldValidation::Warn)?;
     if review.get("kind").and_then(Value::as_str).is_some_and(|kind| kind != known.kind) {
         return Err(Status::bad_request(format!("the path takes a {}", known.kind)));
     }
@@ -56,7 +54,7 @@ pub(crate) async fn answer(ask: Ask, body: Incoming) -> Result<Response<Body>, S
         "SelfSubjectReview" => {
             json!({"userInfo": {"username": ask.actor.user, "groups": ask.actor.groups}})
         }
-        _ => access(&ask, &review),
+        _ => access(ask, &review),
     };
     Ok(respond::value(StatusCode::CREATED, &review, spelling))
 }

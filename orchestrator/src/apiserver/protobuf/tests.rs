@@ -97,12 +97,14 @@ fn inlined_messages_join_their_parent() {
 fn message(fields: &[(u8, &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (number, payload) in fields {
+        // The tag as a varint: two bytes from field 16 on.
         let tag = u16::from(*number) << 3 | 2;
-        if tag >= 0x80 {
-            bytes.push((tag & 0x7f) as u8 | 0x80);
-            bytes.push((tag >> 7) as u8);
+        let low = u8::try_from(tag & 0x7f).expect("seven bits");
+        let high = u8::try_from(tag >> 7).expect("fields of these tests are below 2048");
+        if high == 0 {
+            bytes.push(low)
         } else {
-            bytes.push(tag as u8);
+            bytes.extend([low | 0x80, high])
         }
         bytes.push(u8::try_from(payload.len()).expect("short"));
         bytes.extend_from_slice(payload);
