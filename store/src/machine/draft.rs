@@ -55,9 +55,11 @@ impl<R: RowsMut> Draft<'_, R> {
             asked if asked > self.base => {
                 return Err(Refusal::FutureRevision { current: self.base }.into());
             }
-            asked if asked.0 < 0 || asked < self.compacted => {
+            asked if asked < self.compacted => {
                 return Err(Refusal::Compacted { compacted: self.compacted }.into());
             }
+            // Of negative numbers only −1, and only before the first compaction.
+            asked if asked.0 < 0 => self.current(),
             asked => asked,
         };
         let answer = range::answer_at(self.rows, at, query)?;

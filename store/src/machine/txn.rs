@@ -45,7 +45,8 @@ pub(super) fn ask(
     let mut answers = Vec::new();
     for op in branch(txn, &path) {
         if let Op::Range(query) = op {
-            if query.revision.0 < 0 {
+            // Outside a transaction a negative revision is the newest one.
+            if query.revision.0 < 0 && query.revision < compacted {
                 return Err(crate::command::Refusal::Compacted { compacted }.into());
             }
             answers.push(OpAnswer::Range(super::range::answer(rows, compacted, current, query)?));

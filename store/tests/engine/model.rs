@@ -362,11 +362,11 @@ impl Trial<'_> {
         if query.revision > revision {
             return Err(Refusal::FutureRevision { current: revision });
         }
-        if query.revision.0 != 0 && (query.revision < compacted || query.revision.0 < 0) {
+        if query.revision.0 != 0 && query.revision < compacted {
             return Err(Refusal::Compacted { compacted });
         }
         Ok(match query.revision.0 {
-            0 => range(&self.map, query, self.seen()),
+            ..=0 => range(&self.map, query, self.seen()),
             _ => range(&self.model.state_at(query.revision), query, self.seen()),
         })
     }
