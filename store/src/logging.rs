@@ -17,7 +17,7 @@ pub fn install(config: &LogConfig) {
     // Raft tells its whole life at info; etcd's operators do not expect to read it.
     let level = config.level;
     let filter = tracing_subscriber::EnvFilter::builder()
-        .parse_lossy(format!("{level},openraft=error,h2=error,hyper=error"));
+        .parse_lossy(format!("{level},{}=error,h2=error,hyper=error", crate::raft::LOG_TARGET));
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     let installed = match (config.json, config.stdout) {
         (true, false) => builder.event_format(Zap).with_writer(std::io::stderr).try_init(),

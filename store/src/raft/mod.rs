@@ -18,6 +18,9 @@
 //! A single voter elects itself at once and then confirms reads without asking anyone.
 
 mod applier;
+/// Where openraft's own log lines come from.
+pub const LOG_TARGET: &str = "openraft";
+
 mod handle;
 mod leadership;
 mod log_store;

@@ -95,7 +95,10 @@ impl Router {
         }
         let Ok(method) = METHODS.binary_search_by(|method| method.path.cmp(request.uri().path()))
         else {
-            return unknown_method(request.uri().path()).into_http();
+            let path = request.uri().path();
+            let (service, name) = split(path).unwrap_or((path, ""));
+            let known = METHODS.iter().any(|known| known.service() == service);
+            return status::unknown_method(service, name, known).into_http();
         };
         self.metrics.started(method);
         if self.wants_leader(&request) && self.member.raft.status().leader.is_none() {
@@ -117,7 +120,7 @@ impl Router {
 
     async fn dispatch(&self, request: ::http::Request<Incoming>) -> ::http::Response<Body> {
         let path = request.uri().path();
-        let service = path.get(1..).and_then(|path| path.split_once('/')).map_or("", |(s, _)| s);
+        let service = split(path).map_or("", |(service, _)| service);
         let answered = match service {
             "etcdserverpb.KV" => self.kv.clone().call(request).await,
             "etcdserverpb.Watch" => {
@@ -142,7 +145,10 @@ impl Router {
             response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
         if let Some(code) = code {
             self.metrics.handled(method, code);
-            return translate_oversize(response, code);
+            return match status::oversize(&response, code) {
+                Some(status) => status.into_http(),
+                None => response,
+            };
         }
         if METHODS[method].shape == Shape::Unary {
             self.metrics.handled(method, Code::Ok);
@@ -153,26 +159,9 @@ impl Router {
     }
 }
 
-/// tonic says OutOfRange when a message is larger than it may be; grpc-go says ResourceExhausted,
-/// and clients go by that.
-fn translate_oversize(response: ::http::Response<Body>, code: Code) -> ::http::Response<Body> {
-    let message = response.headers().get("grpc-message");
-    let oversize = message.is_some_and(|text| text.as_bytes().starts_with(b"Error,%20decoded"));
-    if code == Code::OutOfRange && oversize {
-        return Status::resource_exhausted("grpc: received message larger than max").into_http();
-    }
-    response
-}
-
-fn unknown_method(path: &str) -> Status {
-    let (service, method) =
-        path.get(1..).and_then(|path| path.split_once('/')).unwrap_or((path, ""));
-    let known = METHODS.iter().any(|known| known.service() == service);
-    if known {
-        Status::unimplemented(format!("unknown method {method} for service {service}"))
-    } else {
-        Status::unimplemented(format!("unknown service {service}"))
-    }
+/// Service and method of a path.
+fn split(path: &str) -> Option<(&str, &str)> {
+    path.strip_prefix('/')?.split_once('/')
 }
 
 /// A stream's body that counts its end.
@@ -223,7 +212,7 @@ impl Health for HealthOfAll {
     ) -> Result<tonic::Response<tonic_health::pb::HealthCheckResponse>, Status> {
         match request.into_inner().service.as_str() {
             "" => Ok(tonic::Response::new(serving())),
-            _ => Err(Status::not_found("unknown service")),
+            _ => Err(status::unknown_health_service()),
         }
     }
 

@@ -91,6 +91,28 @@ pub(crate) fn not_built(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not built yet"))
 }
 
+/// A path that is nobody's, as grpc-go answers it.
+pub(crate) fn unknown_method(service: &str, method: &str, known_service: bool) -> Status {
+    if known_service {
+        Status::unimplemented(format!("unknown method {method} for service {service}"))
+    } else {
+        Status::unimplemented(format!("unknown service {service}"))
+    }
+}
+
+/// A service that the health protocol does not know.
+pub(crate) fn unknown_health_service() -> Status {
+    Status::not_found("unknown service")
+}
+
+/// tonic says OutOfRange when a message is larger than it may be; grpc-go says ResourceExhausted,
+/// and clients go by that.
+pub(crate) fn oversize<B>(response: &http::Response<B>, code: Code) -> Option<Status> {
+    let message = response.headers().get("grpc-message")?;
+    let oversize = code == Code::OutOfRange && message.as_bytes().starts_with(b"Error,%20decoded");
+    oversize.then(|| Status::resource_exhausted("grpc: received message larger than max"))
+}
+
 /// A panic in a handler.
 pub(crate) fn handler_panicked() -> Status {
     Status::internal("the request failed inside the server; it is logged there")

@@ -22,7 +22,7 @@
 //!
 //! A watcher never sees part of a revision: a [`Group`] is put into an outbox whole.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -125,10 +125,10 @@ pub struct CatchUp {
 pub struct Hub {
     /// The last applied revision.
     revision: Revision,
-    streams: HashMap<StreamId, Stream>,
+    streams: BTreeMap<StreamId, Stream>,
     slots: Vec<Option<Watcher>>,
     free: Vec<Slot>,
-    keys: HashMap<Bytes, BTreeSet<Slot>>,
+    keys: BTreeMap<Bytes, BTreeSet<Slot>>,
     ranges: Ranges,
     next_stream: u64,
 }
@@ -169,10 +169,10 @@ impl Hub {
     pub fn new(revision: Revision) -> Self {
         Self {
             revision,
-            streams: HashMap::new(),
+            streams: BTreeMap::new(),
             slots: Vec::new(),
             free: Vec::new(),
-            keys: HashMap::new(),
+            keys: BTreeMap::new(),
             ranges: Ranges::default(),
             next_stream: 0,
         }
