@@ -77,9 +77,8 @@ impl Query<'_> {
 
 /// `/health`: alarms, a leader, and a read.
 async fn health(member: &Member, query: Query<'_>) -> http::Response<Body> {
-    let reason = match sickness(member, query).await {
-        None => return json(200, "{\"health\":\"true\",\"reason\":\"\"}".to_owned()),
-        Some(reason) => reason,
+    let Some(reason) = sickness(member, query).await else {
+        return json(200, "{\"health\":\"true\",\"reason\":\"\"}".to_owned());
     };
     tracing::warn!(reason, "/health error");
     json(503, format!("{{\"health\":\"false\",\"reason\":\"{reason}\"}}\n"))

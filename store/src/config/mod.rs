@@ -471,7 +471,9 @@ fn log(given: &flags::Given) -> Result<LogConfig, ConfigError> {
         "default" | "stderr" | "systemd/journal" => false,
         "stdout" => true,
         other => {
-            return Err(invalid(format!("--log-outputs={other}: only stderr and stdout are built")));
+            return Err(invalid(format!(
+                "--log-outputs={other}: only stderr and stdout are built"
+            )));
         }
     };
     Ok(LogConfig { level, json, stdout })

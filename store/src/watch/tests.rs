@@ -76,7 +76,7 @@ impl World {
         }
         let wanted = self.history.iter().filter(|group| group.revision() >= from);
         let groups: Vec<_> = wanted.take(self.limit).cloned().collect();
-        let upto = groups.last().map_or(self.hub.revision(), |group| group.revision());
+        let upto = groups.last().map_or_else(|| self.hub.revision(), |group| group.revision());
         self.hub.caught_up(stream, &groups, upto);
         format!("from {from} upto {upto}")
     }

@@ -54,7 +54,10 @@ async fn ranges_and_revisions_at_their_edges() {
         [("a", "c", 2), ("b", "a", 0), ("b", "b", 0), ("b", "\0", 2), ("\0", "\0", 3), ("a", "", 1)]
     {
         let answer = kv.range(range(key, end)).await.expect("a range").into_inner();
-        assert_eq!((answer.count, answer.kvs.len()), (count, usize::try_from(count).expect("small")));
+        assert_eq!(
+            (answer.count, answer.kvs.len()),
+            (count, usize::try_from(count).expect("small"))
+        );
     }
     for limit in [0, -1, i64::MIN, i64::MAX] {
         let request = pb::RangeRequest { limit, ..range("\0", "\0") };
@@ -110,7 +113,8 @@ async fn transactions_have_a_budget() {
     // The nested one may have what its parent left: 128 − 1.
     kv.txn(then(vec![txn_op(then(puts(127)))])).await.expect("1 + 127");
     assert_eq!(refused(kv.txn(then(vec![txn_op(then(puts(128)))])).await), too_many);
-    let deep = |levels: usize| (0..levels).fold(then(puts(1)), |inner, _| then(vec![txn_op(inner)]));
+    let deep =
+        |levels: usize| (0..levels).fold(then(puts(1)), |inner, _| then(vec![txn_op(inner)]));
     kv.txn(deep(20)).await.expect("nesting is allowed");
     for levels in [60, 100, 1000] {
         kv.txn(deep(levels)).await.expect_err("too deep");

@@ -51,7 +51,11 @@ async fn http_is_served_beside_grpc() {
     assert!(get(*client, "/v3/kv/range").await.starts_with("HTTP/1.1 501"));
     let post = "POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     assert!(exchange(*client, post.as_bytes()).await.starts_with("HTTP/1.1 405"));
-    for nonsense in [&b"\x16\x03\x01\x02\x00\x01"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff", b"\0\0\0\0\r\n\r\n"] {
+    for nonsense in [
+        &b"\x16\x03\x01\x02\x00\x01"[..],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        b"\0\0\0\0\r\n\r\n",
+    ] {
         exchange(*client, nonsense).await;
     }
     world.put("a", "2").await;
@@ -106,7 +110,8 @@ async fn a_tls_listener_admits_certificates_of_its_authority() {
         if let Some(tls) = tls {
             endpoint = endpoint.tls_config(tls).expect("TLS");
         }
-        let channel = endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let channel =
+            endpoint.connect().await.map_err(|error| Status::unavailable(error.to_string()))?;
         pb::kv_client::KvClient::new(channel).range(range("a", "")).await
     };
     let tls = || {
@@ -116,7 +121,9 @@ async fn a_tls_listener_admits_certificates_of_its_authority() {
     };
     let secure_url = format!("https://localhost:{}", secure.port());
     ask(format!("http://{plain}"), None).await.expect("the plain one");
-    ask(secure_url.clone(), Some(tls().identity(authority.client.clone()))).await.expect("a client");
+    ask(secure_url.clone(), Some(tls().identity(authority.client.clone())))
+        .await
+        .expect("a client");
     ask(secure_url.clone(), Some(tls())).await.expect_err("without a certificate");
     ask(format!("http://{secure}"), None).await.expect_err("plain text on the TLS port");
     world.stop().await;

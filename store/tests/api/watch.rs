@@ -58,7 +58,12 @@ async fn changes_arrive_with_what_they_replaced() {
     while events.len() < 3 {
         let answer = stream.next().await;
         let revision = answer.header.expect("a header").revision;
-        assert!(answer.events.iter().all(|event| event.kv.as_ref().expect("a key").mod_revision <= revision));
+        assert!(
+            answer
+                .events
+                .iter()
+                .all(|event| event.kv.as_ref().expect("a key").mod_revision <= revision)
+        );
         events.extend(answer.events);
     }
     let previous: Vec<_> =
@@ -74,12 +79,16 @@ async fn refusals_leave_the_stream_alive() {
     let world = World::start().await;
     let mut stream = Watch::open(&world).await;
     world.put("a", "1").await;
-    let negative = stream.create(pb::WatchCreateRequest { start_revision: -1, ..watch("a", "") }).await;
+    let negative =
+        stream.create(pb::WatchCreateRequest { start_revision: -1, ..watch("a", "") }).await;
     assert!(negative.canceled);
     assert_eq!((negative.watch_id, negative.compact_revision), (-1, 0));
     assert_eq!(negative.cancel_reason, "etcdserver: mvcc: required revision has been compacted");
     let empty = stream.create(watch("b", "a")).await;
-    assert_eq!((empty.watch_id, empty.cancel_reason.as_str()), (-1, "mvcc: watcher range is empty"));
+    assert_eq!(
+        (empty.watch_id, empty.cancel_reason.as_str()),
+        (-1, "mvcc: watcher range is empty")
+    );
     let fine = stream.create(pb::WatchCreateRequest { watch_id: 9, ..watch("a", "") }).await;
     assert_eq!((fine.watch_id, fine.canceled), (9, false));
     let taken = stream.create(pb::WatchCreateRequest { watch_id: 9, ..watch("a", "") }).await;
@@ -105,7 +114,8 @@ async fn compacted_history_ends_a_watch_without_a_reason() {
     let upto = pb::CompactionRequest { revision: 5, physical: false };
     world.kv().compact(upto).await.expect("a compaction");
     let mut stream = Watch::open(&world).await;
-    let created = stream.create(pb::WatchCreateRequest { start_revision: 2, ..watch("a", "") }).await;
+    let created =
+        stream.create(pb::WatchCreateRequest { start_revision: 2, ..watch("a", "") }).await;
     assert!(!created.canceled);
     let ended = stream.next().await;
     assert_eq!((ended.canceled, ended.compact_revision), (true, 5));
