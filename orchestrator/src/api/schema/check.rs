@@ -2,7 +2,9 @@
 //! know.
 //!
 //! A value of a wrong type is always an error. A field the schema does not know is dropped, warned
-//! of or an error, as the writer wishes. A null is the same as no field, as it is for Go.
+//! of or an error, as the writer wishes. A null is the same as no field, and so is an empty list or
+//! map that need not be there: Go reads and writes them alike, and who compares two objects must
+//! not see a difference that means nothing.
 
 use serde_json::{Map, Value};
 
@@ -90,6 +92,9 @@ impl Walk {
         };
         fields.retain(|name, value| match definition.fields.get(name) {
             Some(_) if value.is_null() => false,
+            Some(field) if is_empty(&field.shape, value) && !definition.required.contains(name) => {
+                false
+            }
             Some(field) => {
                 let path = join(place.path, name);
                 let go_path = join(place.go_path, name);
@@ -163,6 +168,15 @@ impl Walk {
             "json: cannot unmarshal {said} into Go struct field {}.{} of type {wanted}",
             place.owner, place.go_path
         ));
+    }
+}
+
+/// Whether a value says no more than its absence.
+fn is_empty(shape: &Shape, value: &Value) -> bool {
+    match (shape, value) {
+        (Shape::List(_), Value::Array(items)) => items.is_empty(),
+        (Shape::Map(_), Value::Object(fields)) => fields.is_empty(),
+        _ => false,
     }
 }
 
@@ -289,6 +303,19 @@ mod tests {
             let prefix = "Pod in version \"v1\" cannot be handled as a Pod: ";
             assert_eq!(said, Err(format!("{prefix}{why}")));
         }
+    }
+
+    #[test]
+    fn empty_lists_and_maps_are_absent_unless_required() {
+        let (left, _) = run(
+            json!({
+                "metadata": {"labels": {}, "finalizers": []},
+                "spec": {"containers": [], "nodeSelector": {}, "securityContext": {}},
+            }),
+            FieldValidation::Strict,
+        );
+        let wanted = json!({"metadata": {}, "spec": {"containers": [], "securityContext": {}}});
+        assert_eq!(left, wanted);
     }
 
     #[test]
