@@ -21,7 +21,7 @@ const HEADER: SegmentHeader =
 struct Bounded<'a>(&'a [u8]);
 
 impl Source for Bounded<'_> {
-    fn len(&self) -> u64 {
+    fn size(&self) -> u64 {
         self.0.len() as u64
     }
 
@@ -78,7 +78,7 @@ pub fn seed(seed: u64) {
     let sound = written.records.iter().take_while(|(at, record)| at + record.span() <= first);
     let sound: Vec<_> = sound.cloned().collect();
     assert_eq!(found, sound, "seed {seed}: damage at {first}");
-    let place = sound.last().map_or(start(), |(at, record)| at + record.span());
+    let place = sound.last().map_or_else(start, |(at, record)| at + record.span());
     assert_eq!(end, place, "seed {seed}: damage at {first}");
     // What proves that the place had been durable: a record of a later write, left whole.
     let proof = written.records.iter().zip(&written.batches).any(|((at, record), batch)| {
@@ -173,7 +173,12 @@ fn record(random: &mut Random) -> Record {
                 // A value may hold anything, even a record that claims to be of a later write.
                 _ => {
                     let mut inner = vec![0; random.below(8) * ALIGN];
-                    Record::Purge(id).encode(&mut inner, random.below(9) as u32, 0, 1 << 20);
+                    Record::Purge(id).encode(
+                        &mut inner,
+                        u32::try_from(random.below(9)).expect("small"),
+                        0,
+                        1 << 20,
+                    );
                     inner
                 }
             };
@@ -258,7 +263,9 @@ mod tests {
     fn arbitrary_bytes() {
         for seed in 0..seeds() / 10 {
             let mut random = crate::Random::new(seed);
-            let data: Vec<u8> = (0..random.below(600)).map(|_| random.below(256) as u8).collect();
+            let data: Vec<u8> = (0..random.below(600))
+                .map(|_| u8::try_from(random.below(256)).expect("below 256"))
+                .collect();
             super::bytes(&data);
         }
     }

@@ -15,7 +15,7 @@
 use super::types::{Answer, Batch, Types};
 use crate::command::{Command, CompareTarget, Op, Outcome, Txn, encode};
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, PROPOSAL_BYTES_PER_ENTRY, PROPOSALS_PER_ENTRY_MAX};
-use crate::wal::writer::check_size;
+use crate::wal::writer::{AbortOnPanic, check_size};
 use bytes::Bytes;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
@@ -67,6 +67,7 @@ pub(crate) async fn batch(
     entries: impl Entries,
     segment_bytes: u64,
 ) {
+    let _guard = AbortOnPanic("the batcher");
     let in_flight = Arc::new(Semaphore::new(ENTRIES_IN_FLIGHT_MAX));
     let bytes_max = usize::try_from(segment_bytes / 8).unwrap_or(usize::MAX);
     let bytes_max = bytes_max.min(PROPOSAL_BYTES_PER_ENTRY);

@@ -236,6 +236,7 @@ impl<S: StateMachine> Entries for Writes<S> {
 
 /// Answers reads that local knowledge does not settle: one confirmation for all that wait.
 async fn confirm_reads<S: StateMachine>(mut reads: mpsc::Receiver<ReadRequest>, raft: Node<S>) {
+    let _guard = AbortOnPanic("confirming reads");
     let mut waiting = Vec::new();
     while reads.recv_many(&mut waiting, READS_WAITING_MAX).await > 0 {
         let outcome = confirm(&raft).await;

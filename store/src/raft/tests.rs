@@ -381,10 +381,11 @@ async fn the_engine_applies_what_is_proposed() {
 #[ignore = "measures, proves nothing"]
 fn measure() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let callers = std::env::var("MEASURE_CALLERS").unwrap_or("1,8,64,512".into());
+    let callers = std::env::var("MEASURE_CALLERS").unwrap_or_else(|_| "1,8,64,512".into());
     for callers in callers.split(',').map(|callers| callers.parse().unwrap()) {
         let dir =
-            tempfile::tempdir_in(std::env::var("MEASURE_DIR").unwrap_or("/tmp".into())).unwrap();
+            tempfile::tempdir_in(std::env::var("MEASURE_DIR").unwrap_or_else(|_| "/tmp".into()))
+                .unwrap();
         runtime.block_on(measure_one(dir.path(), callers));
     }
 }

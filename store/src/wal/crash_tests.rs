@@ -18,6 +18,10 @@ const CONFIG: Config = Config { segment_bytes: 8 << 10, cluster: 1, node: 2, sal
 struct Random(u64);
 
 impl Random {
+    fn byte(&mut self) -> u8 {
+        u8::try_from(self.below(256)).expect("below 256")
+    }
+
     fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -90,7 +94,7 @@ impl Model {
             _ => {
                 let length = usize::try_from(random.below(700)).expect("small");
                 let mut body = vec![0; length];
-                body.iter_mut().for_each(|byte| *byte = random.below(256) as u8);
+                body.iter_mut().for_each(|byte| *byte = random.byte());
                 let id = LogId { term, index: self.next() };
                 Record::Entry(Entry { id, tag: 1, body: Bytes::from(body) })
             }
@@ -106,7 +110,7 @@ fn contents(log: &Log) -> Model {
     let next = lock(&index).next();
     let entries = (first..next).map(|index_of| {
         let place = lock(&index).locate(index_of).expect("every live entry has a place");
-        let len = place.file.len().expect("alive") - place.offset;
+        let len = place.file.size().expect("alive") - place.offset;
         let mut bytes = vec![0; usize::try_from(len).expect("small")];
         place.file.read_at(place.offset, &mut bytes).expect("alive");
         let header = Header::parse(&bytes).expect("an entry is there");
@@ -223,7 +227,9 @@ fn a_flipped_bit_in_acknowledged_records_is_refused() {
             model.apply(&record);
         }
         drop(log);
-        let (name, used) = before_last[random.below(before_last.len() as u64) as usize].clone();
+        let (name, used) = before_last
+            [usize::try_from(random.below(before_last.len() as u64)).expect("small")]
+        .clone();
         disk.flip(&name, random.below(used * 8));
         match open(&disk) {
             Err(Fault::Damaged { .. } | Fault::Version { .. } | Fault::Foreign { .. }) => {}

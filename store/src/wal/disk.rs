@@ -35,7 +35,7 @@ pub trait Disk: Send + Sync + 'static {
 /// One open file.
 pub trait File: Send + Sync + 'static {
     /// Length in bytes.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
     /// Fills `into` from `offset`; fewer bytes only at the end of the file.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
     /// Writes all of `bytes` at `offset`.
@@ -124,7 +124,7 @@ impl Disk for RealDisk {
 struct RealFile(fs::File);
 
 impl File for RealFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
 

@@ -4,14 +4,14 @@
 //! size only: they hold users' values.
 
 use super::record::Record;
-use super::segment::{BadHeader, SegmentHeader, Source, Tail, scan};
+use super::segment::{BadHeader, HEADER_BYTES, SegmentHeader, Source, Tail, scan};
 use std::fmt::Write as _;
 use std::io;
 
 /// Writes one line per record of the segment in `source` through `line`, and a last one with the
 /// verdict on its end.
 pub fn segment(source: &mut impl Source, mut line: impl FnMut(&str)) -> io::Result<()> {
-    let bytes = source.fetch(0, usize::try_from(super::segment::START).expect("64"))?;
+    let bytes = source.fetch(0, HEADER_BYTES)?;
     let header = match SegmentHeader::decode(bytes) {
         Ok(header) => header,
         Err(BadHeader::Version(version)) => {

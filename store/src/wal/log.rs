@@ -20,7 +20,7 @@
 use super::disk::{Disk, File};
 use super::index::{Index, Segment};
 use super::record::Record;
-use super::segment::{BadHeader, START, SegmentHeader, Tail, Window, scan};
+use super::segment::{BadHeader, HEADER_BYTES, START, SegmentHeader, Tail, Window, scan};
 use super::{Config, Fault, State};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -105,7 +105,7 @@ impl Log {
                 disk.remove(name).map_err(fault(disk, "remove", name))?;
             } else if name.starts_with(SPARE) {
                 let file = disk.open(name).map_err(fault(disk, "open", name))?;
-                let len = file.len().map_err(fault(disk, "measure", name))?;
+                let len = file.size().map_err(fault(disk, "measure", name))?;
                 if len == config.segment_bytes && spares.len() < SPARES_MAX {
                     spares.push(name.clone());
                 } else {
@@ -153,7 +153,7 @@ impl Log {
         index.check_complete().map_err(|(from, until)| Fault::Incomplete { from, until })?;
         let (header, file) = headers.last().expect("there is at least one segment").clone();
         let name = name_of(header.number);
-        let len = file.len().map_err(fault(&*disk, "measure", &name))?;
+        let len = file.size().map_err(fault(&*disk, "measure", &name))?;
         if let Tail::Torn { until } = end.tail {
             wipe(&*file, end.offset, until).map_err(fault(
                 &*disk,
@@ -259,7 +259,7 @@ impl Log {
         let disk = self.disk.clone();
         for segment in freed {
             let name = segment.name;
-            let len = segment.file.len().map_err(fault(&*disk, "measure", &name))?;
+            let len = segment.file.size().map_err(fault(&*disk, "measure", &name))?;
             if len == self.config.segment_bytes && self.spares.len() < SPARES_MAX {
                 let spare = format!("{SPARE}{:016x}", segment.number);
                 disk.rename(&name, &spare).map_err(fault(&*disk, "rename", &name))?;
@@ -346,8 +346,18 @@ const FILLING: &str = "spare-filling";
 
 impl Preparation {
     /// Writes the zeros, calling `pause` between steps, and returns the name of the spare. A pause
-    /// that returns `false` gives up.
-    pub fn run(self, mut pause: impl FnMut() -> bool) -> io::Result<Option<String>> {
+    /// that returns `false` gives up. What was written in vain is removed: on a full disk it would
+    /// take the room that the log itself needs.
+    pub fn run(self, pause: impl FnMut() -> bool) -> io::Result<Option<String>> {
+        let outcome = self.fill(pause);
+        if !matches!(outcome, Ok(Some(_))) {
+            // May fail for the same reason; the next start of the log removes it then.
+            drop(self.disk.remove(FILLING));
+        }
+        outcome
+    }
+
+    fn fill(&self, mut pause: impl FnMut() -> bool) -> io::Result<Option<String>> {
         let file = self.disk.create(FILLING)?;
         let zeros = vec![0; ZERO_STEP.min(usize::try_from(self.bytes).unwrap_or(ZERO_STEP))];
         let mut offset = 0;
@@ -358,23 +368,21 @@ impl Preparation {
             file.sync()?;
             offset += step.len() as u64;
             if !pause() {
-                self.disk.remove(FILLING)?;
                 return Ok(None);
             }
         }
         self.disk.rename(FILLING, &self.name)?;
         self.disk.sync_dir()?;
-        Ok(Some(self.name))
+        Ok(Some(self.name.clone()))
     }
 }
 
+/// A segment's header, and its open file.
+type Found = (SegmentHeader, Arc<dyn File>);
+
 /// Opens all segments and checks that their headers belong together.
-fn read_headers(
-    disk: &dyn Disk,
-    config: &Config,
-    numbers: &[u64],
-) -> Result<Vec<(SegmentHeader, Arc<dyn File>)>, Fault> {
-    let mut headers: Vec<(SegmentHeader, Arc<dyn File>)> = Vec::new();
+fn read_headers(disk: &dyn Disk, config: &Config, numbers: &[u64]) -> Result<Vec<Found>, Fault> {
+    let mut headers: Vec<Found> = Vec::new();
     for number in numbers {
         let name = name_of(*number);
         let described = disk.describe(&name);
@@ -384,7 +392,7 @@ fn read_headers(
             return Err(Fault::Missing { file: disk.describe(&name_of(previous.number + 1)) });
         }
         let file = disk.open(&name).map_err(fault(disk, "open", &name))?;
-        let mut bytes = [0; START as usize];
+        let mut bytes = [0; HEADER_BYTES];
         let filled = file.read_at(0, &mut bytes).map_err(fault(disk, "read", &name))?;
         let header = match SegmentHeader::decode(&bytes[..filled]) {
             Ok(header) if header.number == *number => header,

@@ -260,7 +260,7 @@ impl Disk for MemoryDisk {
 }
 
 impl File for MemoryFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         let inner = self.disk.lock();
         inner.alive()?;
         Ok(inner.files[&self.id].bytes.len() as u64)

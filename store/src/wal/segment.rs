@@ -22,7 +22,10 @@ use std::io;
 use std::sync::Arc;
 
 /// Bytes of the segment header; the first record starts here.
-pub const START: u64 = 64;
+pub const START: u64 = HEADER_BYTES as u64;
+
+/// The same, as the length of an array.
+pub const HEADER_BYTES: usize = 64;
 
 const MAGIC: [u8; 8] = *b"storelog";
 const VERSION: u32 = 1;
@@ -54,8 +57,8 @@ pub enum BadHeader {
 }
 
 impl SegmentHeader {
-    pub fn encode(&self) -> [u8; START as usize] {
-        let mut bytes = [0; START as usize];
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut bytes = [0; HEADER_BYTES];
         bytes[0..8].copy_from_slice(&MAGIC);
         bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.seed.to_le_bytes());
@@ -70,7 +73,7 @@ impl SegmentHeader {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Self, BadHeader> {
-        let bytes = bytes.get(..START as usize).ok_or(BadHeader::Damaged)?;
+        let bytes = bytes.get(..HEADER_BYTES).ok_or(BadHeader::Damaged)?;
         let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4 bytes"));
         let long = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
         if bytes[..8] != MAGIC {
@@ -97,20 +100,19 @@ impl SegmentHeader {
 /// Bytes to be scanned.
 pub trait Source {
     /// How many there are.
-    fn len(&self) -> u64;
+    fn size(&self) -> u64;
     /// Up to `length` bytes at `offset`, fewer only at the end.
     fn fetch(&mut self, offset: u64, length: usize) -> io::Result<&[u8]>;
 }
 
 impl Source for &[u8] {
-    fn len(&self) -> u64 {
-        <[u8]>::len(self) as u64
+    fn size(&self) -> u64 {
+        self.len() as u64
     }
 
     fn fetch(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
-        let start =
-            usize::try_from(offset).map_or(<[u8]>::len(self), |at| at.min(<[u8]>::len(self)));
-        let end = start.saturating_add(length).min(<[u8]>::len(self));
+        let start = usize::try_from(offset).map_or(self.len(), |at| at.min(self.len()));
+        let end = start.saturating_add(length).min(self.len());
         Ok(&self[start..end])
     }
 }
@@ -118,7 +120,7 @@ impl Source for &[u8] {
 /// A file behind a window, so that recovery holds a piece of a segment and not all of it.
 pub struct Window {
     file: Arc<dyn File>,
-    len: u64,
+    size: u64,
     start: u64,
     bytes: Vec<u8>,
 }
@@ -127,18 +129,18 @@ const WINDOW: usize = 1 << 20;
 
 impl Window {
     pub fn new(file: Arc<dyn File>) -> io::Result<Self> {
-        let len = file.len()?;
-        Ok(Self { file, len, start: 0, bytes: Vec::new() })
+        let size = file.size()?;
+        Ok(Self { file, size, start: 0, bytes: Vec::new() })
     }
 }
 
 impl Source for Window {
-    fn len(&self) -> u64 {
-        self.len
+    fn size(&self) -> u64 {
+        self.size
     }
 
     fn fetch(&mut self, offset: u64, length: usize) -> io::Result<&[u8]> {
-        let available = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let available = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let length = length.min(available);
         let end = offset + length as u64;
         if offset < self.start || end > self.start + self.bytes.len() as u64 {
@@ -187,8 +189,7 @@ pub fn scan(
     mut each: impl FnMut(u64, Record) -> Result<(), String>,
 ) -> io::Result<End> {
     let (mut offset, mut crc, mut batch) = (START, header.link, START);
-    loop {
-        let Some(found) = sound_at(source, offset, header.seed)? else { break };
+    while let Some(found) = sound_at(source, offset, header.seed)? {
         if found.prev != crc || found.batch < batch || found.batch > offset {
             break;
         }
@@ -210,7 +211,7 @@ pub fn scan(
 /// The header of the record at `offset`, if one is there whose checksum holds.
 fn sound_at(source: &mut impl Source, offset: u64, seed: u32) -> io::Result<Option<Header>> {
     let Some(found) = Header::parse(source.fetch(offset, HEADER)?) else { return Ok(None) };
-    if found.span() as u64 > source.len().saturating_sub(offset) {
+    if found.span() as u64 > source.size().saturating_sub(offset) {
         return Ok(None);
     }
     let bytes = source.fetch(offset, found.span())?;
@@ -219,7 +220,7 @@ fn sound_at(source: &mut impl Source, offset: u64, seed: u32) -> io::Result<Opti
 
 /// Looks for sound records behind `end`, where the chain stopped.
 fn survey(source: &mut impl Source, end: u64, seed: u32) -> io::Result<Tail> {
-    let len = source.len();
+    let len = source.size();
     // Each candidate costs a checksum of its claimed length. Honest files have few candidates;
     // this bounds what a hostile one can cost.
     let mut budget = 8 * len + (1 << 20);

@@ -30,6 +30,8 @@ const QUEUE_BYTES_MAX: usize = 64 << 20;
 const BATCH_BYTES_MAX: usize = 8 << 20;
 /// Between steps of filling a spare, so that syncs of the log come first.
 const PREPARE_PAUSE: Duration = Duration::from_millis(3);
+/// How long to leave it after a spare could not be filled.
+const PREPARE_AGAIN: Duration = Duration::from_secs(30);
 
 /// A running log. Clones share it; the thread ends with [`Wal::close`] or with the last clone.
 #[derive(Clone)]
@@ -81,6 +83,8 @@ struct Queue {
     bytes: usize,
     submitted: u64,
     committed: Option<LogId>,
+    /// The writer waits for work. Waking it costs a system call, so only then.
+    idle: bool,
     /// A finished spare.
     spare: Option<String>,
     closed: bool,
@@ -139,9 +143,11 @@ impl Wal {
         queue.submitted += 1;
         queue.bytes += bytes;
         queue.requests.push_back(Request { records, bytes, done });
-        let number = queue.submitted;
+        let (number, idle) = (queue.submitted, queue.idle);
         drop(queue);
-        self.shared.work.notify_one();
+        if idle {
+            self.shared.work.notify_one();
+        }
         number
     }
 
@@ -286,8 +292,8 @@ impl Drop for AbortOnPanic {
 struct Writer {
     log: Log,
     shared: Arc<Shared>,
-    /// The thread that fills a spare.
-    filling: Option<JoinHandle<()>>,
+    /// The thread that fills a spare, and when it was started.
+    filling: Option<(JoinHandle<()>, Instant)>,
 }
 
 impl Writer {
@@ -320,7 +326,7 @@ impl Writer {
                 Err(fault) => self.fail(requests, fault),
             }
         }
-        if let Some(filling) = self.filling.take() {
+        if let Some((filling, _)) = self.filling.take() {
             drop(filling.join());
         }
     }
@@ -332,7 +338,9 @@ impl Writer {
             if queue.closed {
                 return None;
             }
+            queue.idle = true;
             queue = self.shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle = false;
         }
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while let Some(request) = queue.requests.front() {
@@ -342,10 +350,13 @@ impl Writer {
             bytes += request.bytes;
             taken.extend(queue.requests.pop_front());
         }
+        let full = queue.bytes > QUEUE_BYTES_MAX;
         queue.bytes -= bytes;
         let committed = queue.committed;
         drop(queue);
-        self.shared.room.notify_all();
+        if full {
+            self.shared.room.notify_all();
+        }
         Some((taken, committed))
     }
 
@@ -362,8 +373,14 @@ impl Writer {
         }
         if let Some(spare) = self.shared.lock().spare.take() {
             self.log.adopt(spare);
+            self.filling = None;
         }
-        if self.log.wants_spare() && self.filling.as_ref().is_none_or(JoinHandle::is_finished) {
+        // One that ended and left no spare has failed, and will for some time.
+        let may_fill = self
+            .filling
+            .as_ref()
+            .is_none_or(|(thread, since)| thread.is_finished() && since.elapsed() > PREPARE_AGAIN);
+        if may_fill && self.log.wants_spare() {
             self.fill();
         }
     }
@@ -381,11 +398,10 @@ impl Writer {
                 Err(error) => tracing::warn!(%error, "cannot prepare a segment of the log ahead"),
             }
         });
-        self.filling = spawned
-            .inspect_err(
-                |error| tracing::warn!(%error, "cannot prepare a segment of the log ahead"),
-            )
-            .ok();
+        match spawned {
+            Ok(thread) => self.filling = Some((thread, Instant::now())),
+            Err(error) => tracing::warn!(%error, "cannot prepare a segment of the log ahead"),
+        }
     }
 
     /// Tells everyone, now and later.
