@@ -7,13 +7,15 @@
 use std::time::{Duration, Instant};
 
 use orchestrator::api::kinds::{
-    DEPLOYMENT, ENDPOINT_SLICE, EVENT, NAMESPACE, NODE, POD, REPLICA_SET, SERVICE, SERVICE_ACCOUNT,
+    DEPLOYMENT, ENDPOINT_SLICE, EVENT, LEASE, NAMESPACE, NODE, POD, REPLICA_SET, SERVICE,
+    SERVICE_ACCOUNT,
 };
 use orchestrator::api::{Key, Kind, Object};
 use orchestrator::client::election::Election;
 use orchestrator::client::etcd::Store;
 use orchestrator::client::view::Pod;
 use orchestrator::client::{Api, Cache, Context, Controller, Error, Next, Work, controller};
+use orchestrator::controllers::Patience;
 use orchestrator::registry::{
     Actor, Config, DeleteOptions, ListOptions, Part, Propagation, Registry, WriteOptions, claim,
 };
@@ -53,7 +55,7 @@ impl Controller for Kubelet {
             let mut now = orchestrator::client::api::exactly(&pod.meta.uid);
             now.grace_period_seconds = Some(0);
             api.delete(&POD, key, &now).await?;
-        } else if !pod.is_ready() && !pod.meta.labels.contains_key("broken") {
+        } else if pod.phase != "Running" {
             let ip = address(&pod.meta.uid);
             let run = |object: &mut Object| {
                 object.set("/status/phase", "Running");
@@ -78,6 +80,10 @@ fn address(uid: &str) -> String {
 
 impl Cluster {
     async fn start(nodes: usize) -> Self {
+        Self::start_with(nodes, Patience::default()).await
+    }
+
+    async fn start_with(nodes: usize, patience: Patience) -> Self {
         let data = tempfile::tempdir().expect("a directory for the data");
         let config = store::config::Config::new("test", data.path().join("store"));
         let store = store::Node::start(config).await.expect("the store starts");
@@ -107,7 +113,11 @@ impl Cluster {
         });
         cluster.tasks.spawn("scheduler", &root, scheduler::run(context.clone()));
         let config = controllers::Config { root_ca: "the authority".to_owned() };
-        cluster.tasks.spawn("controllers", &root, controllers::run(context.clone(), config));
+        cluster.tasks.spawn(
+            "controllers",
+            &root,
+            controllers::run_with(context.clone(), config, patience),
+        );
         cluster
     }
 
@@ -186,6 +196,19 @@ impl Cluster {
                 let all: Vec<_> = all.iter().map(Object::as_value).collect();
                 panic!("not within {PATIENCE:?}: {what}; there is {}", json!(all));
             }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until a node looks right.
+    async fn until_node(&self, what: &str, key: &Key, right: impl Fn(&Object) -> bool) {
+        let start = Instant::now();
+        loop {
+            let node = self.get(&NODE, key).await.expect("the node is there");
+            if right(&node) {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "not in time: {what}; it is {}", node.as_value());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -422,6 +445,63 @@ async fn pods_leave_a_node_they_do_not_endure() {
                     pod.text("/spec/nodeName") == Some("n1")
                         && pod.text("/status/phase") == Some("Running")
                 })
+        })
+        .await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_node_is_out_until_it_speaks_again() {
+    let patience = Patience { silent_node: Duration::from_millis(400), ..Patience::default() };
+    let cluster = Cluster::start_with(1, patience).await;
+    cluster.create(&DEPLOYMENT, deployment(1, "a:1")).await;
+    let n0 = Key::cluster("n0");
+    let taints = |node: &Object| -> Vec<String> {
+        let key = |taint: &Value| taint["key"].as_str().unwrap_or_default().to_owned();
+        node.items("/spec/taints").iter().map(key).collect()
+    };
+    cluster
+        .until_node("it is unreachable", &n0, |node| {
+            node.condition("Ready").is_some_and(|one| one["status"] == "Unknown")
+                && taints(node) == ["node.kubernetes.io/unreachable"; 2]
+        })
+        .await;
+    cluster
+        .until("its pod is out of service and still there", &POD, |pods| {
+            pods.len() == 1 && pods[0].condition("Ready").is_none_or(|one| one["status"] == "False")
+        })
+        .await;
+    let lease = json!({"metadata": {"name": "n0", "namespace": "kube-node-lease"}});
+    cluster.create(&LEASE, lease).await;
+    let speak = async {
+        for second in 0.. {
+            let at = format!("2026-01-01T00:{:02}:{:02}.000000Z", second / 60, second % 60);
+            let lease = Key::namespaced("kube-node-lease", "n0");
+            let renew = |lease: &mut Object| lease.set("/spec/renewTime", at.as_str());
+            cluster.modify(&LEASE, &lease, Part::Main, renew).await;
+            let ready = json!({"type": "Ready", "status": "True"});
+            let says = |node: &mut Object| node.set_condition(ready.clone());
+            cluster.modify(&NODE, &n0, Part::Status, says).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        () = speak => {}
+        () = cluster.until_node("it is back", &n0, |node| taints(node).is_empty()) => {}
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_of_a_node_that_is_gone_are_forgotten() {
+    let patience = Patience { missing_node: Duration::from_millis(100), ..Patience::default() };
+    let cluster = Cluster::start_with(2, patience).await;
+    cluster.create(&DEPLOYMENT, deployment(4, "a:1")).await;
+    cluster.rolled_out(4).await;
+    cluster.delete(&NODE, &Key::cluster("n0"), Propagation::Background).await;
+    cluster
+        .until("all pods are on the node that is left", &POD, |pods| {
+            pods.len() == 4 && pods.iter().all(|pod| pod.text("/spec/nodeName") == Some("n1"))
         })
         .await;
     cluster.stop().await;

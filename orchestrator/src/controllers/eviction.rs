@@ -23,24 +23,24 @@ use crate::client::view::{Effect, Index, Node, ObjectRef, Pod, Taint};
 use crate::client::{Api, Cache, Context, Controller, Error, Next, Severity, Work};
 use crate::registry::Part;
 
-/// How long a missing node may take to come before its pods are forgotten.
-const QUARANTINE: Duration = Duration::from_secs(40);
-
 /// See the module's text.
 pub(super) struct Evictions {
     pods: Cache<Pod>,
     nodes: Cache<Node>,
     /// Since when a node with pods is missing.
     missing: Arc<Mutex<BTreeMap<String, Instant>>>,
+    /// How long it may take to come before its pods are forgotten.
+    quarantine: Duration,
 }
 
 impl Evictions {
-    pub(super) fn new(context: &Context) -> (Self, Work<Key>) {
+    pub(super) fn new(context: &Context, quarantine: Duration) -> (Self, Work<Key>) {
         let work = Work::default();
         let this = Self {
             pods: context.caches.get(),
             nodes: context.caches.get(),
             missing: Arc::default(),
+            quarantine,
         };
         this.pods.subscribe(work_of(&work));
         let (queue, pods, missing) = (work.clone(), this.pods.clone(), Arc::clone(&this.missing));
@@ -134,12 +134,12 @@ fn endures_until(pod: &Pod, taints: &[Taint], now: Timestamp) -> Option<Timestam
 impl Evictions {
     /// Deletes a pod whose node does not exist, once that is sure.
     async fn forget(&self, pod: &Pod, api: &Api) -> Result<Next, Error> {
-        let left = QUARANTINE.saturating_sub(self.missing_for(&pod.node));
+        let left = self.quarantine.saturating_sub(self.missing_for(&pod.node));
         if !left.is_zero() {
             return Ok(Next::After(left));
         }
         if api.get(&NODE, &Key::cluster(&pod.node)).await?.is_some() {
-            return Ok(Next::After(QUARANTINE));
+            return Ok(Next::After(self.quarantine));
         }
         let why = Say {
             kind: "DisruptionTarget",

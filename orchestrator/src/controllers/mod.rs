@@ -24,6 +24,8 @@ mod namespace;
 mod node;
 mod replicaset;
 
+use std::time::Duration;
+
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{Key, Object};
@@ -37,8 +39,28 @@ pub struct Config {
     pub root_ca: String,
 }
 
+/// How long silence is borne before it has consequences.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A node whose Lease is not renewed for so long counts as unreachable.
+    pub silent_node: Duration,
+    /// Pods of a node that does not exist are forgotten after so long.
+    pub missing_node: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { silent_node: Duration::from_secs(40), missing_node: Duration::from_secs(40) }
+    }
+}
+
 /// Runs all controllers until the context's token ends.
 pub async fn run(context: Context, config: Config) -> Result<(), Error> {
+    run_with(context, config, Patience::default()).await
+}
+
+/// [`run`] with other deadlines than the usual.
+pub async fn run_with(context: Context, config: Config, patience: Patience) -> Result<(), Error> {
     // Followed from now on, so that a process that does not lead yet is warm when it does.
     let deployments = deployment::Deployments::new(&context);
     let sets = replicaset::ReplicaSets::new(&context);
@@ -46,8 +68,8 @@ pub async fn run(context: Context, config: Config) -> Result<(), Error> {
     let namespaces = namespace::Namespaces::new(&context);
     let defaults = defaults::Defaults::new(&context, config.root_ca);
     let garbage = garbage::Garbage::new(&context);
-    let nodes = node::Nodes::new(&context);
-    let evictions = eviction::Evictions::new(&context);
+    let nodes = node::Nodes::new(&context, patience.silent_node);
+    let evictions = eviction::Evictions::new(&context, patience.missing_node);
     let context = &context;
     let work = |term: CancellationToken| {
         let all = (

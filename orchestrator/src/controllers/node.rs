@@ -24,8 +24,6 @@ use crate::client::view::{Effect, Index, Lease, Node, ObjectRef, Pod, Taint};
 use crate::client::{Api, Cache, Context, Controller, Error, Next, Severity, Work};
 use crate::registry::Part;
 
-/// Silence after which a node counts as unreachable.
-const GRACE: Duration = Duration::from_secs(40);
 /// Namespace of the nodes' Leases.
 const LEASES: &str = "kube-node-lease";
 /// Conditions that only a kubelet can vouch for.
@@ -49,15 +47,18 @@ pub(super) struct Nodes {
     nodes: Cache<Node>,
     pods: Cache<Pod>,
     heard: Heard,
+    /// Silence after which a node counts as unreachable.
+    grace: Duration,
 }
 
 impl Nodes {
-    pub(super) fn new(context: &Context) -> (Self, Work<Key>) {
+    pub(super) fn new(context: &Context, grace: Duration) -> (Self, Work<Key>) {
         let work = Work::default();
         let this = Self {
             nodes: context.caches.get(),
             pods: context.caches.get(),
             heard: Heard::default(),
+            grace,
         };
         let (queue, heard) = (work.clone(), Arc::clone(&this.heard));
         this.nodes.subscribe(move |change| {
@@ -108,7 +109,7 @@ impl Controller for Nodes {
             let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
             heard.get(&key.name).copied()
         };
-        let left = heard.map_or(GRACE, |at| GRACE.saturating_sub(at.elapsed()));
+        let left = heard.map_or(self.grace, |at| self.grace.saturating_sub(at.elapsed()));
         if left.is_zero() && readiness(&node) != Readiness::Unknown {
             self.declare_silent(&node, api).await?;
             // The write comes back as a change of the node, which then gets its taints.
