@@ -48,6 +48,9 @@ pub fn filter(level: &str) -> anyhow::Result<EnvFilter> {
             "--log-level {level:?}: {word:?} is none of error, warn, info, debug, trace, off"
         );
     }
+    // Consensus tells each of its steps at `info`, which nobody reads unless it was asked for.
+    let quieted = format!("openraft=warn,{level}");
+    let level = if level.contains("openraft") { level } else { &quieted };
     EnvFilter::try_new(level).with_context(|| format!("--log-level {level:?}"))
 }
 

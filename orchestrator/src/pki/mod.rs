@@ -292,7 +292,7 @@ pub(crate) fn write_whole(path: &Path, text: &[u8], mode: u32) -> io::Result<()>
         file.sync_all()?;
         fs::rename(&beside, path)?;
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+        fs::File::open(parent.unwrap_or_else(|| Path::new(".")))?.sync_all()
     })();
     if result.is_err() {
         let _ = fs::remove_file(&beside);

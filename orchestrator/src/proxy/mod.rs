@@ -25,11 +25,10 @@ mod view;
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::Cidr;
@@ -68,33 +67,10 @@ pub enum Error {
     Remove(#[source] KernelError),
 }
 
-/// Which addresses the kernel sends new connections to. The kubelet of the node waits on it before it
-/// stops a pod's containers.
-#[derive(Debug, Clone)]
-pub struct Routed(watch::Receiver<Arc<BTreeSet<Ipv4Addr>>>);
-
-impl Routed {
-    /// Resolves once no Service leads to the address any more, or no proxy runs.
-    pub async fn left(&mut self, address: Ipv4Addr) {
-        let _ = self.0.wait_for(|addresses| !addresses.contains(&address)).await;
-    }
-}
-
-/// The running end of [`Routed`].
-#[derive(Debug)]
-pub struct Router(watch::Sender<Arc<BTreeSet<Ipv4Addr>>>);
-
-/// The two ends: one for the proxy, one for whoever must know.
-pub fn routed() -> (Router, Routed) {
-    let (sender, receiver) = watch::channel(Arc::default());
-    (Router(sender), Routed(receiver))
-}
-
 /// Keeps the kernel's table as the Services ask, until `stop`.
 pub async fn run(
     context: Context,
     config: ProxyConfig,
-    router: Router,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let ranges = Ranges { cluster: config.cluster_cidr, service: config.service_cidr };
@@ -113,7 +89,6 @@ pub async fn run(
         let changes = desired.update(marked.take());
         if whole || !changes.is_empty() {
             whole = !kernel.write(whole, &changes, &desired.plan).await;
-            router.0.send_replace(Arc::new(desired.plan.addresses().collect()));
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),

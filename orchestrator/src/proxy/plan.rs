@@ -26,7 +26,7 @@ use std::net::Ipv4Addr;
 
 /// Transport protocols a Service can name, by their IP protocol numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Protocol {
+pub(super) enum Protocol {
     Tcp,
     Udp,
     Sctp,
@@ -34,7 +34,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// Its number in the IP header.
-    pub fn number(self) -> u8 {
+    pub(super) fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
             Self::Udp => 17,
@@ -43,7 +43,7 @@ impl Protocol {
     }
 
     /// Reads Kubernetes' spelling; an absent protocol is TCP.
-    pub fn parse(text: Option<&str>) -> Option<Self> {
+    pub(super) fn parse(text: Option<&str>) -> Option<Self> {
         match text {
             None | Some("TCP") => Some(Self::Tcp),
             Some("UDP") => Some(Self::Udp),
@@ -55,61 +55,61 @@ impl Protocol {
 
 /// What a client connects to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Front {
+pub(super) struct Front {
     /// 0.0.0.0 for a node port.
-    pub address: Ipv4Addr,
-    pub protocol: Protocol,
-    pub port: u16,
+    pub(super) address: Ipv4Addr,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
 }
 
 /// Where a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Back {
-    pub address: Ipv4Addr,
-    pub port: u16,
+pub(super) struct Back {
+    pub(super) address: Ipv4Addr,
+    pub(super) port: u16,
 }
 
 /// A Service as far as the proxy cares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Service {
+pub(super) struct Service {
     /// The virtual addresses; none for headless and external ones.
-    pub addresses: Vec<Ipv4Addr>,
-    pub ports: Vec<ServicePort>,
+    pub(super) addresses: Vec<Ipv4Addr>,
+    pub(super) ports: Vec<ServicePort>,
     /// `internalTrafficPolicy: Local`: only endpoints of this node.
-    pub local_only: bool,
+    pub(super) local_only: bool,
 }
 
 /// One port of a Service; its name joins it to the ports of the slices.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServicePort {
-    pub name: String,
-    pub protocol: Protocol,
-    pub port: u16,
+pub(super) struct ServicePort {
+    pub(super) name: String,
+    pub(super) protocol: Protocol,
+    pub(super) port: u16,
     /// The port every node forwards, for Services that have one.
-    pub node_port: Option<u16>,
+    pub(super) node_port: Option<u16>,
 }
 
 /// An EndpointSlice as far as the proxy cares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Slice {
-    pub ports: Vec<ServicePort>,
-    pub endpoints: Vec<Endpoint>,
+pub(super) struct Slice {
+    pub(super) ports: Vec<ServicePort>,
+    pub(super) endpoints: Vec<Endpoint>,
 }
 
 /// One endpoint of a slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    pub address: Ipv4Addr,
-    pub ready: bool,
-    pub serving: bool,
-    pub terminating: bool,
+pub(super) struct Endpoint {
+    pub(super) address: Ipv4Addr,
+    pub(super) ready: bool,
+    pub(super) serving: bool,
+    pub(super) terminating: bool,
     /// It runs on this node.
-    pub local: bool,
+    pub(super) local: bool,
 }
 
 /// One element to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Element {
+pub(super) enum Element {
     /// `front → goto c<count>`, or `n<count>` for a node port.
     Service { front: Front, count: u32 },
     /// `front . index → back`.
@@ -121,19 +121,19 @@ pub enum Element {
 /// What one transaction changes. Removals come first: an element that gets another value is removed
 /// and added.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Changes {
-    pub remove: Vec<Element>,
-    pub add: Vec<Element>,
+pub(super) struct Changes {
+    pub(super) remove: Vec<Element>,
+    pub(super) add: Vec<Element>,
 }
 
 impl Changes {
     /// Nothing to write.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.remove.is_empty() && self.add.is_empty()
     }
 
     /// Takes over what another Service's update changes.
-    pub fn append(&mut self, mut other: Self) {
+    pub(super) fn append(&mut self, mut other: Self) {
         self.remove.append(&mut other.remove);
         self.add.append(&mut other.add);
     }
@@ -141,7 +141,7 @@ impl Changes {
 
 /// Everything the kernel should hold, by Service.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(super) struct Plan {
     /// Which Service owns which fronts, by the Service's name.
     services: BTreeMap<String, BTreeSet<Front>>,
     /// The endpoints of each front, in the order of their numbers; never empty.
@@ -152,14 +152,19 @@ pub struct Plan {
 
 impl Front {
     /// Whether it stands for every address of the node.
-    pub fn is_node_port(self) -> bool {
+    pub(super) fn is_node_port(self) -> bool {
         self.address.is_unspecified()
     }
 }
 
 impl Plan {
     /// Takes in the present state of one Service, `None` when it is gone.
-    pub fn set(&mut self, name: &str, service: Option<&Service>, slices: &[Slice]) -> Changes {
+    pub(super) fn set(
+        &mut self,
+        name: &str,
+        service: Option<&Service>,
+        slices: &[Slice],
+    ) -> Changes {
         let wanted = service.map(|service| wanted(service, slices)).unwrap_or_default();
         let mut changes = Changes::default();
         let before = self.services.remove(name).unwrap_or_default();
@@ -185,7 +190,7 @@ impl Plan {
     }
 
     /// Every element, for a kernel that holds none.
-    pub fn everything(&self) -> Vec<Element> {
+    pub(super) fn everything(&self) -> Vec<Element> {
         let mut all = Vec::new();
         for (front, backs) in &self.fronts {
             all.push(Element::Service { front: *front, count: count(backs) });
@@ -193,11 +198,6 @@ impl Plan {
         }
         all.extend(self.hairpins.keys().map(|address| Element::Hairpin(*address)));
         all
-    }
-
-    /// Addresses that some front leads to.
-    pub fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.hairpins.keys().copied()
     }
 
     fn replace(&mut self, front: Front, backs: Vec<Back>, changes: &mut Changes) {

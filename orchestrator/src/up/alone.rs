@@ -105,10 +105,8 @@ pub fn proxy(args: &args::Proxy) -> anyhow::Result<()> {
     run(&args.component, Some(ranges), async |part| {
         let config =
             ProxyConfig { node_name, cluster_cidr: ranges.cluster, service_cidr: ranges.service };
-        // Nobody in this process stops pods, so nobody asks where the kernel sends connections.
-        let (router, _) = proxy::routed();
         let stop = part.tasks.token();
-        let proxy = proxy::run(part.context.clone(), config, router, stop);
+        let proxy = proxy::run(part.context.clone(), config, stop);
         part.tasks.spawn("proxy", &part.tasks, proxy);
         Ok(())
     })

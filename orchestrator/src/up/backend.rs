@@ -30,7 +30,11 @@ pub(super) struct Backend {
 
 impl Backend {
     /// Starts the embedded store, or reaches the remote one.
-    pub(super) async fn start(config: &StoreConfig, pki: &Pki, data_dir: &Path) -> anyhow::Result<Self> {
+    pub(super) async fn start(
+        config: &StoreConfig,
+        pki: &Pki,
+        data_dir: &Path,
+    ) -> anyhow::Result<Self> {
         match config {
             StoreConfig::Embedded(listen) => embed(listen, pki, data_dir).await,
             StoreConfig::Remote(remote) => {

@@ -186,8 +186,7 @@ impl Cluster {
             cluster_cidr: ranges.cluster,
             service_cidr: ranges.service,
         };
-        let (router, _) = proxy::routed();
-        let proxy = proxy::run(context.clone(), config, router, self.edge.token());
+        let proxy = proxy::run(context.clone(), config, self.edge.token());
         self.edge.spawn("proxy", &self.root, proxy);
 
         // The object may be there from an earlier run; the heartbeat tells that it is meant now.
@@ -223,7 +222,7 @@ impl Cluster {
             progress.say(if self.has_node { "Stopping; pods stay." } else { "Stopping." });
             return self.abandon().await;
         }
-        progress.say("Stopping the pods; Ctrl-C once more to leave them.");
+        progress.begin("Stopping the pods; Ctrl-C once more to leave them.");
         self.control.stop();
         let _ = self.control.wait(STAGE_TIMEOUT).await;
         self.at_end.stop_pods();

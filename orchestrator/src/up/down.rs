@@ -28,7 +28,7 @@ pub fn run(args: &args::Down) -> anyhow::Result<()> {
     }
     let mut progress = Progress::new();
     let data = DataDir::take_over(&path, |holder| {
-        progress.say(&format!("stopping process {holder}"));
+        progress.begin(&format!("stopping process {holder}"));
     })?;
     if had_node {
         super::runtime()?.block_on(take_down(&path, record.as_ref(), &mut progress))?;

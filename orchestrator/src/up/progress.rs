@@ -13,7 +13,6 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Starts the clock.
-    #[expect(clippy::new_without_default, reason = "reading the clock is not a default value")]
     pub(super) fn new() -> Self {
         let now = Instant::now();
         Self { started: now, step: now }
@@ -24,6 +23,12 @@ impl Progress {
         let took = self.step.elapsed();
         self.step = Instant::now();
         self.say(format!("  {step:<14}{:>7}  {detail}", short(took)).trim_end());
+    }
+
+    /// A line after which the clock of the next step begins anew: something was waited for.
+    pub(super) fn begin(&mut self, text: &str) {
+        self.say(text);
+        self.step = Instant::now();
     }
 
     /// Something worth knowing that stops nothing.
