@@ -7,19 +7,19 @@ use jiff::Timestamp;
 
 /// One line of a log file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub(super) struct Entry<'a> {
     /// When the text was read from the container, RFC 3339.
-    pub time: &'a str,
+    pub(super) time: &'a str,
     /// `stdout` or `stderr`.
-    pub stream: &'a str,
+    pub(super) stream: &'a str,
     /// Ends a line of the container's output.
-    pub full: bool,
+    pub(super) full: bool,
     /// The text, without line end.
-    pub text: &'a [u8],
+    pub(super) text: &'a [u8],
 }
 
 /// Takes a line (without its end) apart; `None` if it is no log entry, such as a torn last line.
-pub fn entry(line: &[u8]) -> Option<Entry<'_>> {
+pub(super) fn entry(line: &[u8]) -> Option<Entry<'_>> {
     let mut parts = line.splitn(4, |byte| *byte == b' ');
     let time = std::str::from_utf8(parts.next()?).ok()?;
     let stream = std::str::from_utf8(parts.next()?).ok()?;
@@ -33,28 +33,28 @@ pub fn entry(line: &[u8]) -> Option<Entry<'_>> {
 
 /// What somebody asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Query {
+pub(super) struct Query {
     /// Go on as the container writes.
-    pub follow: bool,
+    pub(super) follow: bool,
     /// The attempt before the latest.
-    pub previous: bool,
+    pub(super) previous: bool,
     /// Prefix each line with its time.
-    pub timestamps: bool,
+    pub(super) timestamps: bool,
     /// Only so many lines from the end.
-    pub tail_lines: Option<u64>,
+    pub(super) tail_lines: Option<u64>,
     /// Only what was written in the last seconds.
-    pub since_seconds: Option<i64>,
+    pub(super) since_seconds: Option<i64>,
     /// Only what was written from then on.
-    pub since: Option<Timestamp>,
+    pub(super) since: Option<Timestamp>,
     /// At most so many bytes.
-    pub limit_bytes: Option<u64>,
+    pub(super) limit_bytes: Option<u64>,
     /// Only `stdout` or `stderr`.
-    pub stream: Option<String>,
+    pub(super) stream: Option<String>,
 }
 
 impl Query {
     /// Reads the query part of a request's address.
-    pub fn parse(query: &str) -> Result<Self, String> {
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self::default();
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -96,7 +96,7 @@ impl Query {
 }
 
 /// Undoes percent and plus encoding.
-pub fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -114,7 +114,7 @@ pub fn decode(text: &str) -> Option<String> {
 
 /// Applies a query to entries in order.
 #[derive(Debug)]
-pub struct Filter {
+pub(super) struct Filter {
     timestamps: bool,
     since: Option<Timestamp>,
     stream: Option<String>,
@@ -129,7 +129,7 @@ pub struct Filter {
 impl Filter {
     /// A filter for `query` at the time `now`, over files of `lines` lines that the query's other
     /// conditions let through.
-    pub fn new(query: &Query, now: Timestamp, lines: u64) -> Self {
+    pub(super) fn new(query: &Query, now: Timestamp, lines: u64) -> Self {
         let seconds = query.since_seconds.map(jiff::SignedDuration::from_secs);
         let by_age = seconds.and_then(|age| now.checked_sub(age).ok());
         Self {
@@ -143,7 +143,7 @@ impl Filter {
     }
 
     /// Whether an entry is within the time and the stream asked for.
-    pub fn admits(&self, entry: &Entry<'_>) -> bool {
+    pub(super) fn admits(&self, entry: &Entry<'_>) -> bool {
         self.stream.as_deref().is_none_or(|stream| stream == entry.stream)
             && self
                 .since
@@ -151,7 +151,7 @@ impl Filter {
     }
 
     /// Renders an entry behind what is in `out`; says whether more may be given out.
-    pub fn render(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) -> bool {
+    pub(super) fn render(&mut self, entry: &Entry<'_>, out: &mut Vec<u8>) -> bool {
         if !self.admits(entry) {
             return true;
         }

@@ -129,7 +129,7 @@ fn architecture() -> &'static str {
 
 fn status(facts: &Facts, last: &Value, now: Timestamp) -> Value {
     let disk = nix::sys::statvfs::statvfs(&facts.data_dir)
-        .map_or(0, |stat| u64::from(stat.fragment_size()).saturating_mul(u64::from(stat.blocks())));
+        .map_or(0, |stat| stat.fragment_size().saturating_mul(stat.blocks()));
     let resources = json!({
         "cpu": host::processors().to_string(),
         "memory": format!("{}Ki", host::memory() / 1024),

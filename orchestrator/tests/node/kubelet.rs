@@ -109,7 +109,7 @@ impl Node {
             },
         };
         let (stop, at_end) = (CancellationToken::new(), AtEnd::default());
-        let running = kubelet::run(config, stop.clone(), at_end.clone());
+        let running = Box::pin(kubelet::run(config, stop.clone(), at_end.clone()));
         let handle = tokio::spawn(async move {
             running.await.expect("the kubelet runs");
         });
@@ -517,10 +517,10 @@ fn statuses_say_what_happened() {
 fn configuration_reaches_the_container() {
     in_private_network(|| async {
         let node = Node::start("config").await;
-        let pod = json!({
+        let mut pod = json!({
             "restartPolicy": "Never", "hostname": "box",
             "securityContext": {"runAsUser": 1000, "runAsGroup": 1001, "fsGroup": 1002},
-            "initContainers": [testbox("i", &["write", "/shared/a", "from init"])],
+            "initContainers": [testbox("i", &[])],
             "containers": [{
                 "name": "c", "image": "testbox:v2", "workingDir": "/shared",
                 "args": ["env", "then", "id", "then", "cat", "a", "/config/key", "/meta/labels",
@@ -542,7 +542,6 @@ fn configuration_reaches_the_container() {
                     {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
             ],
         });
-        let mut pod = pod;
         pod["initContainers"][0]["volumeMounts"] = json!([
             {"name": "s", "mountPath": "/shared"}, {"name": "m", "mountPath": "/mem"}]);
         pod["initContainers"][0]["args"] =

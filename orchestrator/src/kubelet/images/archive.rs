@@ -70,7 +70,7 @@ fn spread_archive(path: &Path, target: &Path) -> io::Result<()> {
         if !entry.header().entry_type().is_file() {
             continue;
         }
-        let Some(relative) = inside(&entry.path()?.into_owned())? else { continue };
+        let Some(relative) = inside(&entry.path()?)? else { continue };
         let file = target.join(relative);
         std::fs::create_dir_all(file.parent().unwrap_or(target))?;
         io::copy(&mut entry, &mut File::create(file)?)?;

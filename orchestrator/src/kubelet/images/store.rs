@@ -474,3 +474,134 @@ fn hex(digest: &str) -> String {
 fn layer_name(diff_id: &str) -> String {
     hex(diff_id).chars().take(32).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn sha(bytes: &[u8]) -> String {
+        let mut hash = Sha256::new();
+        hash.update(bytes);
+        digest_text(hash)
+    }
+
+    fn layer(name: &str, body: &str) -> Vec<u8> {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(body.len() as u64);
+        header.set_mode(0o644);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(1);
+        builder.append_data(&mut header, name, body.as_bytes()).expect("a Vec takes bytes");
+        builder.into_inner().expect("a Vec takes bytes")
+    }
+
+    /// An OCI layout with one image of one layer; returns the layer's digest.
+    fn layout(directory: &Path, annotation: Option<&str>) -> String {
+        let blobs = directory.join("blobs/sha256");
+        std::fs::create_dir_all(&blobs).expect("the directory is ours");
+        let put = |bytes: &[u8]| {
+            let digest = sha(bytes);
+            std::fs::write(blobs.join(hex(&digest)), bytes).expect("the directory is ours");
+            digest
+        };
+        let layer = layer("hello", "world");
+        let diff_id = put(&layer);
+        let config = json!({
+            "architecture": archive::architecture(), "os": "linux",
+            "config": {"Cmd": ["/hello"], "Entrypoint": null, "User": "7"},
+            "rootfs": {"type": "layers", "diff_ids": [diff_id]},
+        })
+        .to_string();
+        let config_digest = put(config.as_bytes());
+        let manifest = json!({
+            "schemaVersion": 2,
+            "config": {"digest": config_digest, "size": config.len()},
+            "layers": [{"digest": diff_id, "size": layer.len()}],
+        })
+        .to_string();
+        let mut entry = json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": put(manifest.as_bytes()), "size": manifest.len(),
+        });
+        if let Some(name) = annotation {
+            entry["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+        }
+        let index = json!({"schemaVersion": 2, "manifests": [entry]}).to_string();
+        std::fs::write(directory.join("index.json"), index).expect("the directory is ours");
+        diff_id
+    }
+
+    fn store() -> (tempfile::TempDir, ImageStore) {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let store = ImageStore::open(dir.path().join("images")).expect("opens");
+        (dir, store)
+    }
+
+    #[test]
+    fn a_layout_is_imported_run_by_its_name_and_removed() {
+        let (dir, store) = store();
+        let source = dir.path().join("layout");
+        layout(&source, None);
+        let unnamed = store.import(&source, None).expect_err("it has no name");
+        assert!(unnamed.to_string().contains("NAME:TAG"), "{unnamed}");
+        let imported = store.import(&source, Some("hello:1")).expect("is a good layout");
+        assert_eq!(imported[0].name, "docker.io/library/hello:1");
+        let reference = Reference::parse("hello:1").expect("a name");
+        let image = store.find(&reference).expect("readable").expect("is there");
+        let config = store.config(&image).expect("readable");
+        assert_eq!((config.cmd, config.user.as_str()), (vec!["/hello".to_owned()], "7"));
+        assert_eq!(store.read_file(&image, "hello").as_deref(), Some("world"));
+        assert_eq!(store.list().expect("readable").len(), 3, "two are built in");
+
+        let user = File::open(store.use_file(&image)).expect("is there");
+        let held = Flock::lock(user, FlockArg::LockShared).expect("nobody else holds it");
+        assert!(matches!(store.remove("hello:1"), Err(ImageError::InUse(_))));
+        drop(held);
+        store.remove("hello:1").expect("nobody uses it");
+        assert!(matches!(store.remove("hello:1"), Err(ImageError::NotFound(_))));
+        assert!(matches!(store.remove("testbox:v1"), Err(ImageError::BuiltIn(_))));
+        let built_in = Reference::parse("testbox:v2").expect("a name");
+        let image = store.find(&built_in).expect("readable").expect("built in");
+        assert!(
+            store.layers_dir().join(&store.layer_names(&image)[0]).join("bin/testbox").exists()
+        );
+    }
+
+    #[test]
+    fn an_archive_of_a_layout_carries_its_name() {
+        let (dir, store) = store();
+        let source = dir.path().join("layout");
+        layout(&source, Some("registry.example:5000/team/hello:2"));
+        let file = dir.path().join("image.tar.gz");
+        let gzip = flate2::write::GzEncoder::new(
+            File::create(&file).expect("the directory is ours"),
+            flate2::Compression::fast(),
+        );
+        let mut builder = tar::Builder::new(gzip);
+        builder.append_dir_all(".", &source).expect("packs");
+        builder.into_inner().expect("packs").finish().expect("packs");
+        let imported = store.import(&file, None).expect("is a good archive");
+        assert_eq!(imported[0].name, "registry.example:5000/team/hello:2");
+    }
+
+    #[test]
+    fn damage_is_found_and_leaves_nothing_named() {
+        let (dir, store) = store();
+        let source = dir.path().join("layout");
+        let diff_id = layout(&source, Some("hello:3"));
+        let blob = source.join("blobs/sha256").join(hex(&diff_id));
+        std::fs::write(&blob, "something else").expect("the directory is ours");
+        let error = store.import(&source, None).expect_err("a blob is not what it says");
+        assert!(error.to_string().contains("has digest"), "{error}");
+        std::fs::remove_file(&blob).expect("the directory is ours");
+        let error = store.import(&source, None).expect_err("a blob is missing");
+        assert!(error.to_string().contains("is missing"), "{error}");
+        std::fs::write(dir.path().join("x"), "no archive").expect("the directory is ours");
+        assert!(store.import(&dir.path().join("x"), Some("x:1")).is_err());
+        assert!(store.import(&dir.path().join("absent"), Some("x:1")).is_err());
+        assert_eq!(store.list().expect("readable").len(), 2);
+    }
+}

@@ -88,7 +88,7 @@ pub(super) fn inside(path: &Path) -> io::Result<Option<PathBuf>> {
 
 /// Writes overlayfs's form of one whiteout entry.
 fn whiteout(root: &Path, relative: &Path, name: &str) -> io::Result<()> {
-    let parent = root.join(relative.parent().unwrap_or(Path::new("")));
+    let parent = root.join(relative.parent().unwrap_or_else(|| Path::new("")));
     std::fs::create_dir_all(&parent)?;
     // A symbolic link unpacked earlier must not lead the deletion elsewhere.
     if !parent.canonicalize()?.starts_with(root) {

@@ -235,11 +235,9 @@ pub(super) async fn remove_all(bridge: &str, range: Option<Cidr>) -> Result<(), 
         if let Some(index) = index_of(&handle, bridge).await? {
             let links: Vec<_> =
                 handle.link().get().execute().try_collect().await.map_err(failed("links"))?;
-            let ports = links.iter().filter(|link| {
-                link.attributes
-                    .iter()
-                    .any(|attribute| *attribute == LinkAttribute::Controller(index))
-            });
+            let ports = links
+                .iter()
+                .filter(|link| link.attributes.contains(&LinkAttribute::Controller(index)));
             for doomed in ports.map(|link| link.header.index).chain([index]) {
                 match handle.link().del(doomed).execute().await {
                     Err(error) if !is(&error, nix::Error::ENODEV) => {
@@ -284,7 +282,9 @@ pub(super) async fn routed_ranges() -> Result<Vec<(Cidr, String)>, NetworkError>
                 RouteAttribute::Table(table) => Some(*table),
                 _ => None,
             });
-            if table.unwrap_or(route.header.table.into()) != u32::from(RouteHeader::RT_TABLE_MAIN) {
+            if table.unwrap_or_else(|| route.header.table.into())
+                != u32::from(RouteHeader::RT_TABLE_MAIN)
+            {
                 continue;
             }
             let target = route.attributes.iter().find_map(|attribute| match attribute {

@@ -330,7 +330,8 @@ pub fn amount(container: &Container, kind: &str, name: &str) -> Option<Quantity>
 }
 
 fn resources(container: &Container) -> Value {
-    let request = amount(container, "requests", "cpu").or(amount(container, "limits", "cpu"));
+    let request =
+        amount(container, "requests", "cpu").or_else(|| amount(container, "limits", "cpu"));
     let shares =
         request.map_or(2, |cpu| (cpu.milli().saturating_mul(1024) / 1000).clamp(2, 262_144));
     let mut cpu = json!({"shares": shares, "period": CPU_PERIOD_US});

@@ -262,9 +262,9 @@ pub fn plan(wish: &Wish, state: &State, seen: &Seen, memory: &mut Memory, now: i
             RestartPolicy::Always | RestartPolicy::OnFailure => RestartPolicy::OnFailure,
         };
         let undone = wish.init.iter().find(|name| {
-            !newest(state, name)
+            newest(state, name)
                 .and_then(|(_, container)| ended(&container.phase))
-                .is_some_and(|(code, _)| code == 0)
+                .is_none_or(|(code, _)| code != 0)
         });
         if let Some(name) = undone {
             step(&mut plan, wish, state, seen, memory, name, policy, now);

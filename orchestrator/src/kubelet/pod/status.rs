@@ -127,7 +127,7 @@ fn container(known: &Known<'_>, spec: &Container, init: bool) -> Value {
         latest.and_then(|(_, one)| ended(&one.phase)).is_some_and(|(code, _)| code == 0);
     let mut value = json!({
         "name": spec.name,
-        "image": latest.map_or(spec.image.as_deref().unwrap_or(""), |(_, one)| &one.image),
+        "image": latest.map_or_else(|| spec.image.as_deref().unwrap_or(""), |(_, one)| &one.image),
         "imageID": latest.map_or("", |(_, one)| &one.image_id),
         "restartCount": latest.map_or(0, |(_, one)| one.attempt),
         "ready": if init { succeeded } else { running && (known.ready)(id) },

@@ -13,9 +13,9 @@ enum Honoured {
     /// These values only.
     Values(&'static [&'static str]),
     /// An object with these fields.
-    Fields(&'static [(&'static str, Honoured)]),
+    Fields(&'static [(&'static str, Self)]),
     /// A list of such elements.
-    Each(&'static Honoured),
+    Each(&'static Self),
 }
 
 use Honoured::{All, Each, Fields, Values};

@@ -26,9 +26,10 @@ pub fn resolve(
 ) -> Result<User, ConfigError> {
     let pod = spec.security_context.as_ref();
     let own = container.security_context.as_ref();
-    let wished_uid = own.and_then(|c| c.run_as_user).or(pod.and_then(|p| p.run_as_user));
-    let wished_gid = own.and_then(|c| c.run_as_group).or(pod.and_then(|p| p.run_as_group));
-    let non_root = own.and_then(|c| c.run_as_non_root).or(pod.and_then(|p| p.run_as_non_root));
+    let wished_uid = own.and_then(|c| c.run_as_user).or_else(|| pod.and_then(|p| p.run_as_user));
+    let wished_gid = own.and_then(|c| c.run_as_group).or_else(|| pod.and_then(|p| p.run_as_group));
+    let non_root =
+        own.and_then(|c| c.run_as_non_root).or_else(|| pod.and_then(|p| p.run_as_non_root));
     let (image_name, image_group) = match image_user.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (image_user, None),

@@ -21,6 +21,7 @@
 
 mod client;
 mod container;
+mod live;
 mod log;
 mod protocol;
 mod seccomp;

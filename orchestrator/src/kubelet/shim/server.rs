@@ -8,13 +8,12 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use nix::fcntl::{FcntlArg, Flock, OFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
@@ -24,10 +23,10 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::container::{self, Report};
-use super::log::{LineCutter, LogFile, format_entry};
+use super::live::{Client, Live, Output, nonblocking};
+use super::log::LogFile;
 use super::protocol::{
-    ContainerPhase, ContainerState, REQUEST_BYTES_MAX, Request, Response, Sandbox, StartRequest,
-    State,
+    ContainerPhase, ContainerState, Request, Response, Sandbox, StartRequest, State,
 };
 use super::{SANDBOX_FILE, SOCKET_FILE, STATE_FILE};
 use crate::kubelet::cgroup;
@@ -108,33 +107,6 @@ fn make_sandbox(pod: &Path, sandbox: &Sandbox) -> io::Result<()> {
         mount(Some("tmpfs"), &volume.path, Some("tmpfs"), flags, Some(options.as_str()))?;
     }
     Ok(())
-}
-
-/// A container's output stream.
-struct Output {
-    name: &'static str,
-    pipe: Option<File>,
-    cutter: LineCutter,
-}
-
-/// What the shim holds for a container that is not over.
-struct Live {
-    request: StartRequest,
-    outputs: [Output; 2],
-    log: LogFile,
-    /// The helper's report, until it came.
-    report: Option<(File, Vec<u8>)>,
-    /// Who waits for the start.
-    client: Option<u64>,
-    _use_lock: Flock<File>,
-}
-
-struct Client {
-    id: u64,
-    stream: UnixStream,
-    input: Vec<u8>,
-    watches: bool,
-    gone: bool,
 }
 
 struct Shim {
@@ -469,83 +441,6 @@ impl Shim {
     }
 }
 
-impl Client {
-    /// A whole request line, once it is there.
-    fn read_line(&mut self) -> Option<Vec<u8>> {
-        let mut chunk = [0_u8; 16 << 10];
-        loop {
-            match self.stream.read(&mut chunk) {
-                Ok(0) => self.gone = true,
-                Ok(length) => self.input.extend_from_slice(&chunk[..length]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => self.gone = true,
-            }
-            if self.input.len() > REQUEST_BYTES_MAX {
-                self.gone = true;
-            }
-            if self.gone {
-                break;
-            }
-        }
-        let end = self.input.iter().position(|byte| *byte == b'\n')?;
-        let rest = self.input.split_off(end + 1);
-        Some(std::mem::replace(&mut self.input, rest))
-    }
-
-    fn send(&mut self, response: &Response) {
-        let mut line = serde_json::to_vec(response).unwrap_or_default();
-        line.push(b'\n');
-        if self.stream.write_all(&line).is_err() {
-            self.gone = true;
-        }
-    }
-}
-
-impl Output {
-    fn new(name: &'static str, pipe: OwnedFd) -> io::Result<Self> {
-        Ok(Self { name, pipe: Some(nonblocking(pipe)?), cutter: LineCutter::default() })
-    }
-}
-
-impl Live {
-    /// Moves what one stream has to the log; says whether there may be more.
-    fn pump(&mut self, which: usize) -> bool {
-        let output = &mut self.outputs[which];
-        let Some(pipe) = &mut output.pipe else { return false };
-        let mut chunk = [0_u8; 64 << 10];
-        let length = match pipe.read(&mut chunk) {
-            Ok(0) => {
-                self.close(which);
-                return false;
-            }
-            Ok(length) => length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(_) => {
-                self.close(which);
-                return false;
-            }
-        };
-        let time = now_text();
-        let mut entries = Vec::with_capacity(length + 64);
-        output.cutter.push(&chunk[..length], |text, full| {
-            format_entry(&mut entries, &time, output.name, text, full);
-        });
-        self.log.write(&entries);
-        true
-    }
-
-    fn close(&mut self, which: usize) {
-        let output = &mut self.outputs[which];
-        output.pipe = None;
-        let (time, mut entries) = (now_text(), Vec::new());
-        output.cutter.finish(|text, full| {
-            format_entry(&mut entries, &time, output.name, text, full);
-        });
-        self.log.write(&entries);
-    }
-}
-
 /// What the pod's last shim recorded: its history counts on, but what it ran is gone.
 fn inherited() -> BTreeMap<String, ContainerState> {
     let mut containers = std::fs::read(STATE_FILE)
@@ -561,16 +456,7 @@ fn inherited() -> BTreeMap<String, ContainerState> {
     containers
 }
 
-fn nonblocking(fd: OwnedFd) -> io::Result<File> {
-    fcntl(&fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    Ok(File::from(fd))
-}
-
 fn now_ms() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn now_text() -> String {
-    format!("{:.9}", jiff::Timestamp::now())
 }

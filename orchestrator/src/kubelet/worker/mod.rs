@@ -14,6 +14,7 @@
 mod probing;
 mod sandbox;
 mod start;
+mod telling;
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -31,15 +32,14 @@ use super::pod::oci::Qos;
 use super::pod::plan::{
     Action, Memory, Plan, RestartPolicy, Seen, Wait, Wish, ended, newest, plan,
 };
-use super::pod::status::{FRESH_FAILURE_MS, Known, refused, status};
+use super::pod::status::FRESH_FAILURE_MS;
 use super::pod::support::unsupported;
 use super::shim::{ContainerPhase, Shim, ShimError, State, Watch};
 use super::volumes;
 use crate::api::kinds::POD;
-use crate::api::{Key, Object, Status};
+use crate::api::{Key, Object};
 use crate::client::Severity;
-use crate::client::view::ObjectRef;
-use crate::registry::{DeleteOptions, Part, Preconditions};
+use crate::registry::{DeleteOptions, Preconditions};
 use probing::{Probes, Verdict};
 
 pub(super) use sandbox::kill_shim;
@@ -299,102 +299,6 @@ impl Worker {
         String::from_utf8_lossy(&text).into_owned()
     }
 
-    /// Writes the status if it differs from the last one written.
-    async fn tell(&mut self) {
-        if !self.told.borrow().gone {
-            let new = self.picture();
-            self.write(new).await;
-        }
-    }
-
-    /// The status as it should read now.
-    fn picture(&self) -> Value {
-        let host_ip = self.shared.config.node_ip.to_string();
-        let address = self.host_or_pod_address().map(|address| address.to_string());
-        let spec = self.pod.spec.clone().unwrap_or_default();
-        let name =
-            format!("{}_{}", self.key.name, self.key.namespace.as_deref().unwrap_or_default());
-        let messages: BTreeMap<String, String> = self
-            .messages
-            .iter()
-            .filter(|(_, text)| !text.is_empty())
-            .map(|(id, text)| (id.clone(), text.clone()))
-            .collect();
-        let known = Known {
-            uid: &self.uid,
-            name: &name,
-            spec: &spec,
-            wish: &self.wish,
-            state: &self.state,
-            memory: &self.memory,
-            sandbox: self.sandbox,
-            ready: &|id| self.probes.ready(id),
-            started: &|id| self.probes.started(id),
-            messages: &messages,
-            pod_ip: address.as_deref(),
-            host_ip: &host_ip,
-            now_ms: now_ms(),
-        };
-        status(&known, &self.written)
-    }
-
-    /// Says why this pod does not run here.
-    async fn refuse(&mut self, fields: &[String]) {
-        let message = format!("this node does not honour yet: {}", fields.join(", "));
-        let new = refused(&self.written, "UnsupportedFields", &message);
-        if new != self.written {
-            self.event(Severity::Warning, "UnsupportedFields", message);
-        }
-        self.shared.running.publish(&self.object, &self.state);
-        self.write(new).await;
-    }
-
-    async fn write(&mut self, new: Value) {
-        self.retry = false;
-        if new == self.written {
-            return;
-        }
-        let fields = new.as_object().cloned().unwrap_or_default();
-        let uid = self.uid.clone();
-        let change = |object: &mut Object| {
-            if object.uid() != uid {
-                return Err(Status::not_found(&POD, object.name()));
-            }
-            // What was said before and is not true any more.
-            for stale in ["reason", "message"] {
-                if !fields.contains_key(stale) {
-                    object.remove(&format!("/status/{stale}"));
-                }
-            }
-            for (name, value) in &fields {
-                if name == "conditions" {
-                    for condition in value.as_array().into_iter().flatten() {
-                        object.set_condition(condition.clone());
-                    }
-                } else {
-                    object.set(&format!("/status/{name}"), value.clone());
-                }
-            }
-            Ok(())
-        };
-        let shared = Arc::clone(&self.shared);
-        match shared.registry().modify(&shared.actor, &POD, &self.key, Part::Status, change).await {
-            Ok(object) => {
-                self.written = new;
-                // Newer than what the index told, or as new.
-                if object.resource_version() > self.object.resource_version() {
-                    self.object = Arc::new(object);
-                }
-            }
-            // It was removed under our hands; the index will say so.
-            Err(error) if error.is_not_found() => self.written = new,
-            Err(error) => {
-                tracing::warn!(pod = %self.key, %error, "the pod's status cannot be written");
-                self.retry = true;
-            }
-        }
-    }
-
     /// Waits until something changed or `wake` came.
     async fn wait(&mut self, wake: Option<i64>) -> Option<End> {
         let now = now_ms();
@@ -500,16 +404,6 @@ impl Worker {
             .map_or(now, |wait| wait.failed_ms);
         let wait = Wait { reason, message, failed_ms, until_ms: now + again_ms };
         self.memory.waits.insert(name.to_owned(), wait);
-    }
-
-    fn event(&self, severity: Severity, reason: &str, message: String) {
-        let about = ObjectRef {
-            kind: &POD,
-            key: self.key.clone(),
-            uid: self.uid.clone(),
-            revision: self.object.resource_version().unwrap_or(0),
-        };
-        self.shared.config.context.events.report("kubelet", &about, severity, reason, message);
     }
 }
 
