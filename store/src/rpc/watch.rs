@@ -49,12 +49,14 @@ impl Watching {
     /// Hands applied revisions to all watchers; called in log order, before the writers hear of
     /// their success.
     pub(crate) fn publish(&self, changes: Vec<Arc<Revised>>) {
-        if changes.is_empty() {
-            return;
+        let Some(last) = changes.last().map(|revised| revised.revision) else { return };
+        let mut inner = self.lock();
+        if inner.hub.counts().0 == 0 {
+            // Nobody to tell: what comes later and wants the past reads history.
+            return inner.hub.advance(last);
         }
         let groups: Vec<_> =
             changes.into_iter().map(|revised| Arc::new(Group::new(revised))).collect();
-        let mut inner = self.lock();
         for group in &groups {
             for stream in inner.hub.publish(group) {
                 if let Some(notify) = inner.wake.get(&stream) {
