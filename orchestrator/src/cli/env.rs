@@ -39,7 +39,9 @@ fn exports(record: &Record) -> String {
             export(name, &text(file));
         }
     }
-    export("KUBECONFIG", &text(&record.kubeconfig.path));
+    if let Some(kubeconfig) = &record.kubeconfig {
+        export("KUBECONFIG", &text(&kubeconfig.path));
+    }
     lines
 }
 
@@ -65,7 +67,7 @@ mod tests {
                 cacert: Some("/a b/ca.crt".into()),
                 ..StoreAccess::default()
             },
-            kubeconfig: KubeconfigEntry { path: "/it's".into(), context: String::new() },
+            kubeconfig: Some(KubeconfigEntry { path: "/it's".into(), context: String::new() }),
             node: None,
         };
         assert_eq!(

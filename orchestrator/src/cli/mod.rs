@@ -23,10 +23,14 @@ use args::{Args, Command};
 pub fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
-            // Help and version are "errors" of the parser too: it knows where each is printed.
+        // Help and version are "errors" of the parser too: it knows where each is printed.
+        Err(error) if !error.use_stderr() => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{}", one_line(&error.to_string()));
+            return ExitCode::from(2);
         }
     };
     match run(args.command) {
@@ -64,7 +68,36 @@ fn version() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What the parser says, without its outline of the usage: the error, the flags it concerns, its tips.
+fn one_line(text: &str) -> String {
+    let said = text.split("\n\nUsage:").next().unwrap_or(text);
+    let said = said.split("\n\nFor more information").next().unwrap_or(said);
+    let words: Vec<&str> = said.split_whitespace().collect();
+    format!("{} (--help tells more)", words.join(" "))
+}
+
 /// One line, causes joined by colons, whatever the depth of the chain.
 fn say_error(error: &anyhow::Error) {
     let _ = writeln!(std::io::stderr(), "error: {error:#}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_command_line_is_one_line() {
+        for (words, says) in [
+            (&["up", "--frob"][..], "error: unexpected argument '--frob' found"),
+            (&["up", "--api-port", "x"], "invalid value 'x' for '--api-port <PORT>'"),
+            (&["image", "rm"], "required arguments were not provided: <NAME>"),
+            (&["down", "--purg"], "a similar argument exists: '--purge'"),
+        ] {
+            let words = ["orchestrator"].iter().chain(words);
+            let error = Args::try_parse_from(words).expect_err("it is wrong").to_string();
+            let line = one_line(&error);
+            assert!(line.contains(says), "{line}");
+            assert!(!line.contains('\n') && !line.contains("Usage"), "{line}");
+        }
+    }
 }

@@ -5,11 +5,13 @@
 //! in the data directory.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use super::cluster::{ApiserverSetup, KubeletSetup};
 use super::config::{self, Ranges, absolute};
 use super::data_dir::DataDir;
+use super::record::{NodeTrace, Record};
 use super::signals::Signals;
 use super::{backend, cluster, host};
 use crate::cli::{args, logging};
@@ -80,20 +82,30 @@ pub fn kubelet(args: &args::Kubelet) -> anyhow::Result<()> {
     crate::cli::root::require("the node agent")?;
     let host_name = host::name().context("cannot read the host name")?;
     let name = config::node_name(args.node_name.as_deref(), &host_name)?;
+    // Held until the end: `down` finds the process by it, and what the node left by the record.
+    let data = DataDir::open(&absolute(&args.component.data.data_dir)?)?;
+    leave_trace(data.path(), ranges)
+        .with_context(|| format!("cannot write to data directory {}", data.path().display()))?;
     run(&args.component, Some(ranges), async |part| {
         let any = SocketAddr::from(([0, 0, 0, 0], args.kubelet_port));
         let listener = cluster::bind("--kubelet-port", any).await?;
         let pki = open_pki(&args.component, ranges, Some(&name), any.ip())?;
         let api = SocketAddr::new(any.ip(), args.api_port);
         let api = host::advertised(api, ranges).context("cannot list addresses")?;
-        let data_dir = absolute(&args.component.data.data_dir)?;
-        let setup = KubeletSetup { name: &name, ranges, data_dir: &data_dir, pki: &pki };
+        let setup = KubeletSetup { name: &name, ranges, data_dir: data.path(), pki: &pki };
         let config = setup.config(part.context.clone(), listener, api)?;
         let stop = part.tasks.token();
         let kubelet = crate::kubelet::run(config, stop, AtEnd::default());
         part.tasks.spawn("kubelet", &part.tasks, kubelet);
         Ok(())
     })
+}
+
+/// Records that a node runs here.
+fn leave_trace(data_dir: &Path, ranges: Ranges) -> std::io::Result<()> {
+    let mut record = Record::read(data_dir)?.unwrap_or_default();
+    record.node = Some(NodeTrace::of(ranges));
+    record.write(data_dir)
 }
 
 /// Runs the Service proxy alone.

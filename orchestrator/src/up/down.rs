@@ -75,16 +75,16 @@ fn forget(
     data_dir: &Path,
     progress: &mut Progress,
 ) -> anyhow::Result<()> {
+    let Some(entry) = &record.kubeconfig else { return Ok(()) };
     let ca_path = data_dir.join("pki").join("ca.crt");
     // Without its authority the entry cannot be told from somebody else's of the same name.
     let Ok(ca_pem) = std::fs::read_to_string(&ca_path) else { return Ok(()) };
     let target = match &args.kubeconfig {
         Some(path) => kubeconfig::locate(Some(path), &Caller::from_env())?,
-        None => Target { path: record.kubeconfig.path.clone(), owner: None },
+        None => Target { path: entry.path.clone(), owner: None },
     };
-    if kubeconfig::remove(&target, &record.kubeconfig.context, &ca_pem)? {
-        let context = &record.kubeconfig.context;
-        progress.done("kubeconfig", &format!("context {context:?} removed"));
+    if kubeconfig::remove(&target, &entry.context, &ca_pem)? {
+        progress.done("kubeconfig", &format!("context {:?} removed", entry.context));
     }
     Ok(())
 }

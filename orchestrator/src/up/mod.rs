@@ -210,13 +210,10 @@ fn write_access(
     let at = || format!("cannot write to data directory {}", data.path().display());
     // A node that once ran here leaves traces that `down` must find, also after a `--no-node`.
     let before = Record::read(data.path()).with_context(at)?.and_then(|record| record.node);
-    let node = config.node.is_some().then(|| NodeTrace {
-        cluster_cidr: config.ranges.cluster.to_string(),
-        service_cidr: config.ranges.service.to_string(),
-    });
+    let node = config.node.is_some().then(|| NodeTrace::of(config.ranges));
     let record = Record {
         store: backend.access.clone(),
-        kubeconfig: kubeconfig.clone(),
+        kubeconfig: Some(kubeconfig.clone()),
         node: node.or(before),
     };
     record.write(data.path()).with_context(at)?;

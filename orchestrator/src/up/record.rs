@@ -4,15 +4,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::config::Ranges;
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "cluster.json";
 
 /// A running or once running cluster, as later commands need to know it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub store: StoreAccess,
-    pub kubeconfig: KubeconfigEntry,
+    /// Absent where only a single part has run.
+    pub kubeconfig: Option<KubeconfigEntry>,
     /// Set once a node has run here: then there may be pods, interfaces and tables to take down.
     pub node: Option<NodeTrace>,
 }
@@ -31,6 +33,14 @@ pub struct StoreAccess {
 pub struct KubeconfigEntry {
     pub path: PathBuf,
     pub context: String,
+}
+
+impl NodeTrace {
+    /// The trace of a node with these ranges.
+    pub fn of(ranges: Ranges) -> Self {
+        let Ranges { cluster, service } = ranges;
+        Self { cluster_cidr: cluster.to_string(), service_cidr: service.to_string() }
+    }
 }
 
 /// The ranges a node set up on this machine.
@@ -73,7 +83,7 @@ mod tests {
                 cacert: Some("/a/ca.crt".into()),
                 ..StoreAccess::default()
             },
-            kubeconfig: KubeconfigEntry { path: "/k".into(), context: "orchestrator".into() },
+            kubeconfig: Some(KubeconfigEntry { path: "/k".into(), context: "orchestrator".into() }),
             node: Some(NodeTrace {
                 cluster_cidr: "10.244.0.0/16".into(),
                 service_cidr: "10.96.0.0/12".into(),
