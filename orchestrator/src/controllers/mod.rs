@@ -56,7 +56,7 @@ impl Default for Patience {
 
 /// Runs all controllers until the context's token ends.
 pub async fn run(context: Context, config: Config) -> Result<(), Error> {
-    run_with(context, config, Patience::default()).await
+    Box::pin(run_with(context, config, Patience::default())).await
 }
 
 /// [`run`] with other deadlines than the usual.

@@ -36,6 +36,16 @@ struct Part {
     tasks: Tasks,
 }
 
+impl Part {
+    /// The context of a component that works only while it leads: another process may run the same
+    /// one against the same store. The identity is new with every start, so that a process never
+    /// takes the lease of the one before it for its own.
+    fn one_of_several(&self) -> anyhow::Result<Context> {
+        let host = host::name().context("cannot read the host name")?;
+        Ok(self.context.clone().among_others(&format!("{host}_{}", uuid::Uuid::new_v4())))
+    }
+}
+
 /// Runs the API server alone.
 pub fn apiserver(args: &args::Apiserver) -> anyhow::Result<()> {
     let ranges = Ranges::parse(&args.cidrs)?;
@@ -56,7 +66,8 @@ pub fn apiserver(args: &args::Apiserver) -> anyhow::Result<()> {
 /// Runs the scheduler alone.
 pub fn scheduler(args: &args::Component) -> anyhow::Result<()> {
     run(args, None, async |part| {
-        part.tasks.spawn("scheduler", &part.tasks, crate::scheduler::run(part.context.clone()));
+        let context = part.one_of_several()?;
+        part.tasks.spawn("scheduler", &part.tasks, crate::scheduler::run(context));
         Ok(())
     })
 }
@@ -70,7 +81,7 @@ pub fn controllers(args: &args::Component) -> anyhow::Result<()> {
             format!("cannot read {} (the API server makes it in its data directory)", ca.display())
         })?;
         let config = crate::controllers::Config { root_ca };
-        let controllers = crate::controllers::run(part.context.clone(), config);
+        let controllers = crate::controllers::run(part.one_of_several()?, config);
         part.tasks.spawn("controllers", &part.tasks, controllers);
         Ok(())
     })
