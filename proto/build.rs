@@ -2,8 +2,13 @@
 
 use std::error::Error;
 
-const FILES: [&str; 5] =
-    ["etcd/kv.proto", "etcd/auth.proto", "etcd/rpc.proto", "etcd/lock.proto", "etcd/election.proto"];
+const FILES: [&str; 5] = [
+    "etcd/kv.proto",
+    "etcd/auth.proto",
+    "etcd/rpc.proto",
+    "etcd/lock.proto",
+    "etcd/election.proto",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {

@@ -2,7 +2,14 @@
 //! hand; the `.proto` files beside this crate are.
 
 #![allow(missing_docs, reason = "generated code carries the comments of the .proto files")]
-#![allow(clippy::all, clippy::too_many_lines, clippy::allow_attributes_without_reason, unreachable_pub, unused_qualifications, reason = "generated code")]
+#![allow(
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::allow_attributes_without_reason,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
 
 /// Keys, values and events.
 pub mod mvccpb {
