@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 const AFTER_HELP: &str = "\
 Getting started:
   sudo orchestrator up                    start a whole cluster in this terminal
-  kubectl apply -f examples/hello.yaml    in a second terminal: three replicas behind a Service
+  kubectl apply -f orchestrator/examples/hello.yaml   in a second terminal: three replicas behind a Service
   kubectl get pods -o wide
   eval \"$(sudo orchestrator env)\"         then etcdctl reads the cluster's store
   sudo orchestrator down --purge          remove everything it made";
