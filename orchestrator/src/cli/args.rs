@@ -11,11 +11,12 @@ use clap::{Parser, Subcommand};
 
 const AFTER_HELP: &str = "\
 Getting started:
-  sudo orchestrator up                    start a whole cluster in this terminal
-  kubectl apply -f orchestrator/examples/hello.yaml   in a second terminal: three replicas behind a Service
-  kubectl get pods -o wide
-  eval \"$(sudo orchestrator env)\"         then etcdctl reads the cluster's store
-  sudo orchestrator down --purge          remove everything it made";
+  sudo orchestrator up               start a whole cluster in this terminal
+In a second terminal:
+  kubectl apply -f orchestrator/examples/hello.yaml
+  kubectl get pods -o wide           three replicas behind a Service
+  eval \"$(sudo orchestrator env)\"    then etcdctl, as root, reads the cluster's store
+  sudo orchestrator down --purge     remove everything it made";
 
 /// A Kubernetes-compatible cluster in one binary.
 #[derive(Debug, Parser)]

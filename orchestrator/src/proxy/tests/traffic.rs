@@ -279,6 +279,39 @@ fn a_table_is_replaced_and_removed_as_a_whole() {
     });
 }
 
+/// Goal: pods reach the world outside by the node's address, since nobody there knows theirs.
+#[test]
+fn pods_leave_by_the_address_of_the_node() {
+    if !privileged("pods_leave_by_the_address_of_the_node") {
+        return;
+    }
+    in_namespace(|| {
+        let _node = Node::start();
+        let pod = Pod::start(5);
+        let outside = Ipv4Addr::new(192, 0, 2, 2);
+        let (ready, started) = mpsc::channel();
+        let (attached, attach) = mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("root may unshare");
+            ready.send(nix::unistd::gettid()).expect("the node waits");
+            let () = attach.recv().expect("the node attaches the veth");
+            // No route back to the pods: an answer only finds the node itself.
+            ip("addr add 192.0.2.2/24 dev eth0");
+            ip("link set eth0 up");
+            serve(outside);
+            ready.send(nix::unistd::gettid()).expect("the node waits");
+            let _ = attach.recv();
+        });
+        let thread_id = started.recv_timeout(WAIT).expect("it starts");
+        ip(&format!("link add uplink type veth peer name eth0 netns {thread_id}"));
+        ip("addr add 192.0.2.1/24 dev uplink");
+        ip("link set uplink up");
+        attached.send(()).expect("it waits");
+        started.recv_timeout(WAIT).expect("it is up");
+        assert_eq!(pod.ask(SocketAddr::from((outside, 8080))).as_deref(), Ok("192.0.2.2"));
+    });
+}
+
 /// Goal: the guard tells a removal of our table, and nothing else that happens to it.
 #[test]
 fn a_removal_by_somebody_else_is_noticed() {
