@@ -18,6 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         // Keys and values stay slices of the request frame instead of copies.
         .bytes(".")
+        .codec_path("crate::Codec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -35,3 +35,6 @@ pub mod v3lockpb {
 pub mod v3electionpb {
     tonic::include_proto!("v3electionpb");
 }
+
+mod codec;
+pub use codec::Codec;

@@ -1,7 +1,9 @@
 //! openraft's log storage, on the write-ahead log.
 //!
-//! openraft reads every entry again when it applies it, so recent entries stay in memory, commands
-//! and all, bounded in bytes; only what is durable may leave. Older entries are read from segments.
+//! openraft reads every entry again when it applies it, so recent entries stay in memory, bounded in
+//! bytes; only what is durable may leave. Older entries are read from segments. The decoded commands
+//! go to the first reader, which is the one that applies them: they are slices of the clients'
+//! request frames, which are many times larger and would otherwise live as long as the entry.
 //! The state that openraft asks for is kept here too, because the log's own view trails by what is
 //! still queued.
 
@@ -9,7 +11,7 @@ use super::leadership::Progress;
 use super::types::{self, Entry, LogId, Types, Vote, from_wal, to_wal, wal_id};
 use crate::wal::writer::Done;
 use crate::wal::{Fault, Record, State, Wal};
-use openraft::OptionalSend;
+use openraft::{EntryPayload, OptionalSend};
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use std::collections::VecDeque;
@@ -18,7 +20,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Encoded bytes of recent entries kept in memory. The commands beside them weigh about as much.
+/// Encoded bytes of recent entries kept in memory.
 const CACHE_BYTES_MAX: usize = 8 << 20;
 /// Entries kept in memory, whatever their size.
 const CACHE_ENTRIES_MAX: usize = 4096;
@@ -68,7 +70,7 @@ impl LogStore {
     /// Entries of `from..until` that the log holds, at least one, up to about `bytes_max`.
     fn read(&self, from: u64, until: u64, bytes_max: usize) -> io::Result<Vec<Entry>> {
         let (from, until, cached) = {
-            let shared = self.lock();
+            let mut shared = self.lock();
             let from = from.max(shared.state.purged.map_or(0, |purged| purged.index + 1));
             let until = until.min(shared.state.last.map_or(0, |last| last.index + 1));
             let cached = shared.cache.read(from, until, bytes_max);
@@ -113,13 +115,16 @@ impl Cache {
         self.entries.front().map(|cached| cached.entry.index())
     }
 
-    fn read(&self, from: u64, until: u64, bytes_max: usize) -> Vec<Entry> {
+    fn read(&mut self, from: u64, until: u64, bytes_max: usize) -> Vec<Entry> {
         let Some(first) = self.first() else { return Vec::new() };
         let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX);
         let count = usize::try_from(until.saturating_sub(from.max(first))).unwrap_or(usize::MAX);
         let (mut entries, mut bytes) = (Vec::new(), 0);
-        for cached in self.entries.iter().skip(skip).take(count) {
+        for cached in self.entries.iter_mut().skip(skip).take(count) {
             entries.push(cached.entry.clone());
+            if let EntryPayload::Normal(batch) = &mut cached.entry.payload {
+                batch.commands = None;
+            }
             bytes += cached.bytes;
             if bytes >= bytes_max {
                 break;
