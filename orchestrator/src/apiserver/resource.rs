@@ -29,7 +29,7 @@ pub(crate) fn stays(ask: &Ask) -> bool {
 }
 
 /// Answers a request for an object, a collection or a part of an object. A request that
-/// [stays](stays) gives its place back when `slot` is dropped.
+/// [stays] gives its place back when `slot` is dropped.
 pub(crate) async fn answer(
     server: &Server,
     ask: Ask,

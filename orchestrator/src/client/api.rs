@@ -1,6 +1,6 @@
 //! How a component writes.
 //!
-//! Every write goes through the [`Registry`], as everybody's does. What is added here is memory: an
+//! Every write goes through the [`Registry`](crate::registry::Registry), as everybody's does. What is added here is memory: an
 //! [`Api`] remembers which revision of which kind its writes made, so that the controller loop can
 //! wait until the caches show them (the revision barrier, see `controller.rs`).
 

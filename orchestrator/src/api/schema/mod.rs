@@ -2,7 +2,7 @@
 //!
 //! The facts are data (`definitions.json.gz`, made by `make.py`), read once at first use. Only what
 //! the kinds of this server reach is kept in memory. From them follow the check of incoming objects
-//! ([`check`]), the strategic merge ([`field`]), and the schemas that clients read ([`definition`]).
+//! ([`check()`]), the strategic merge ([`field`]), and the schemas that clients read ([`definition`]).
 
 mod check;
 mod json;
