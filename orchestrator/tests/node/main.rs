@@ -15,8 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 
 /// Runs `test` as root in a fresh network namespace, on one thread.
 fn in_private_network<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: containers need root");
+    if !tests::root(std::thread::current().name().unwrap_or("node")) {
         return;
     }
     // `RUST_LOG=orchestrator=debug` shows what the parts say.

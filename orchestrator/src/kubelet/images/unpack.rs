@@ -204,8 +204,7 @@ mod tests {
 
     #[test]
     fn whiteouts_become_devices_and_opaque_marks() {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: making whiteout devices needs root");
+        if !::tests::root("images::unpack::whiteouts_become_devices_and_opaque_marks") {
             return;
         }
         let (dir, outcome) =

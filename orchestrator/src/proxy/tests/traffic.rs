@@ -26,15 +26,6 @@ use super::super::socket::Socket;
 const VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const WAIT: Duration = Duration::from_secs(5);
 
-/// Whether the test may run; says so when not.
-fn privileged(test: &str) -> bool {
-    let root = nix::unistd::geteuid().is_root();
-    if !root {
-        eprintln!("skipped {test}: it needs root for network namespaces");
-    }
-    root
-}
-
 /// Runs the body in a network namespace of its own.
 fn in_namespace(body: impl FnOnce() + Send + 'static) {
     let node = thread::spawn(|| {
@@ -201,7 +192,7 @@ fn answers(mut ask: impl FnMut() -> Result<String, ErrorKind>) -> BTreeSet<Strin
 /// and to many endpoints, to oneself, and to nobody.
 #[test]
 fn packets_follow_the_elements() {
-    if !privileged("packets_follow_the_elements") {
+    if !::tests::root("packets_follow_the_elements") {
         return;
     }
     in_namespace(|| {
@@ -254,7 +245,7 @@ fn packets_follow_the_elements() {
 /// none at all.
 #[test]
 fn a_table_is_replaced_and_removed_as_a_whole() {
-    if !privileged("a_table_is_replaced_and_removed_as_a_whole") {
+    if !::tests::root("a_table_is_replaced_and_removed_as_a_whole") {
         return;
     }
     in_namespace(|| {
@@ -282,7 +273,7 @@ fn a_table_is_replaced_and_removed_as_a_whole() {
 /// Goal: pods reach the world outside by the node's address, since nobody there knows theirs.
 #[test]
 fn pods_leave_by_the_address_of_the_node() {
-    if !privileged("pods_leave_by_the_address_of_the_node") {
+    if !::tests::root("pods_leave_by_the_address_of_the_node") {
         return;
     }
     in_namespace(|| {
@@ -315,7 +306,7 @@ fn pods_leave_by_the_address_of_the_node() {
 /// Goal: the guard tells a removal of our table, and nothing else that happens to it.
 #[test]
 fn a_removal_by_somebody_else_is_noticed() {
-    if !privileged("a_removal_by_somebody_else_is_noticed") {
+    if !::tests::root("a_removal_by_somebody_else_is_noticed") {
         return;
     }
     in_namespace(|| {
@@ -349,7 +340,7 @@ fn a_removal_by_somebody_else_is_noticed() {
 /// Goal: ten thousand Services are one transaction, and one more is a small one.
 #[test]
 fn ten_thousand_services_are_one_transaction() {
-    if !privileged("ten_thousand_services_are_one_transaction") {
+    if !::tests::root("ten_thousand_services_are_one_transaction") {
         return;
     }
     in_namespace(|| {
