@@ -107,6 +107,10 @@ pub(super) enum Response {
 /// Every container the shim knows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
+    /// Rises with everything that is told to watchers. A state asked for may overtake one that is on
+    /// its way to a watcher, who must not take the older for news.
+    #[serde(default)]
+    pub version: u64,
     /// The shim's process.
     pub pid: i32,
     /// Containers by id.

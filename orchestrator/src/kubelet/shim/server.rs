@@ -135,7 +135,7 @@ impl Shim {
         let pid = std::process::id().cast_signed();
         Self {
             pod,
-            state: State { pid, containers: inherited() },
+            state: State { pid, ..inherited() },
             live: BTreeMap::new(),
             clients: Vec::new(),
             next_client: 0,
@@ -164,6 +164,7 @@ impl Shim {
             }
         }
         if std::mem::take(&mut self.changed) {
+            self.state.version += 1;
             self.publish();
         }
         self.clients.retain(|client| !client.gone);
@@ -442,18 +443,17 @@ impl Shim {
 }
 
 /// What the pod's last shim recorded: its history counts on, but what it ran is gone.
-fn inherited() -> BTreeMap<String, ContainerState> {
-    let mut containers = std::fs::read(STATE_FILE)
+fn inherited() -> State {
+    let mut state = std::fs::read(STATE_FILE)
         .ok()
         .and_then(|text| serde_json::from_slice::<State>(&text).ok())
-        .unwrap_or_default()
-        .containers;
-    for container in containers.values_mut() {
+        .unwrap_or_default();
+    for container in state.containers.values_mut() {
         if matches!(container.phase, ContainerPhase::Starting | ContainerPhase::Running) {
             container.phase = ContainerPhase::Lost { finished_ms: now_ms() };
         }
     }
-    containers
+    state
 }
 
 fn now_ms() -> i64 {

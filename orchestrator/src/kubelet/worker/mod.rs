@@ -323,7 +323,9 @@ impl Worker {
                 self.hear();
             }
             state = shim => match state {
-                Some(state) => self.state = state,
+                Some(state) if state.version > self.state.version => self.state = state,
+                // Sent before the state that is known already was asked for.
+                Some(_) => {}
                 None => self.lost().await,
             },
             Some(verdict) = self.probes.next() => self.judge(&verdict),
