@@ -49,7 +49,7 @@ fn acknowledged_writes_survive_kill_9_in_a_loop() {
         "{ROUNDS} kills, {} acknowledged writes, revision {}",
         ledger.acknowledged, ledger.revision
     );
-    assert!(ledger.acknowledged > u64::from(ROUNDS) * 100, "too quiet to mean anything");
+    assert!(ledger.acknowledged > u64::from(ROUNDS) * 20, "too quiet to mean anything");
 }
 
 /// Writes until the server is killed at a moment that differs from round to round.
