@@ -247,7 +247,10 @@ async fn speak(
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_DEADLINE);
     let service = hyper::service::service_fn(move |request| {
         let router = Arc::clone(&router);
-        async move { Ok::<_, std::convert::Infallible>(router.route(request, surface).await) }
+        // On the heap at once: hyper and tokio move it several times before it runs.
+        Box::pin(
+            async move { Ok::<_, std::convert::Infallible>(router.route(request, surface).await) },
+        )
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {

@@ -91,7 +91,8 @@ impl Router {
             .get(::http::header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         if !is_grpc || surface == Surface::Metrics {
-            return http::answer(&self.member, &self.metrics, &request, surface).await;
+            // Rare, so its state need not be part of every request's.
+            return Box::pin(http::answer(&self.member, &self.metrics, &request, surface)).await;
         }
         let Ok(method) = METHODS.binary_search_by(|method| method.path.cmp(request.uri().path()))
         else {
@@ -126,7 +127,8 @@ impl Router {
             "etcdserverpb.Watch" => {
                 let mut grpc = tonic::server::Grpc::new(WatchCodec)
                     .max_decoding_message_size(self.message_bytes_max);
-                Ok(grpc.streaming(WatchCall(Arc::clone(&self.member)), request).await)
+                let call = WatchCall(Arc::clone(&self.member));
+                Ok(Box::pin(grpc.streaming(call, request)).await)
             }
             "etcdserverpb.Lease" => self.lease.clone().call(request).await,
             "etcdserverpb.Cluster" => self.cluster.clone().call(request).await,
