@@ -18,6 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::chance::Chance;
 use crate::command::{self, Command, MemberId, Outcome};
 use crate::compactor::Compactor;
 use crate::config::Config;
@@ -85,7 +86,9 @@ impl Node {
         // Sockets first: a port in use must be told before any data are touched.
         let listeners = Listeners::bind(&config)?;
         let directories = Directories::prepare(&config)?;
-        let (engine, wal, ids) = open(&config, &directories, derive_ids(&config)).await?;
+        let chance = Chance::from_system();
+        let (engine, wal, ids) =
+            open(&config, &directories, derive_ids(&config), chance.salt()).await?;
         let reader = engine.reader();
 
         let watching = Arc::new(Watching::new(reader.view().revision()));
@@ -123,6 +126,7 @@ impl Node {
             leases: Arc::clone(&leases),
             stopping: stop.clone(),
             slow_reads: rpc::slow_reads(),
+            chance,
             deadline,
             requests: config.requests,
             config: config.member.clone(),
@@ -397,6 +401,7 @@ async fn open(
     config: &Config,
     directories: &Directories,
     derived: Ids,
+    salt: u32,
 ) -> Result<(Engine, Wal, Ids), StartError> {
     let identity = Identity { cluster: derived.cluster, member: derived.member.0 };
     let mut engine_config = EngineConfig::new(Storage::Directory(directories.db.clone()), identity);
@@ -413,7 +418,7 @@ async fn open(
             segment_bytes: wal::SEGMENT_BYTES,
             cluster: identity.cluster,
             node: identity.member,
-            salt: rand::random(),
+            salt,
         };
         let wal = Wal::open(Arc::new(disk), wal_config)?;
         let ids = Ids { cluster: identity.cluster, member: MemberId(identity.member) };

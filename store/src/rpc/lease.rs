@@ -155,8 +155,7 @@ impl pb::lease_server::Lease for LeaseService {
         }
         let ttl = request.ttl.max(self.0.lease_ttl_min);
         let id = match request.id {
-            // Positive, and not zero.
-            0 => rand::random_range(1..=i64::MAX),
+            0 => self.0.chance.lease_id(),
             id => id,
         };
         let grant = Command::LeaseGrant { id: LeaseId(id), ttl };

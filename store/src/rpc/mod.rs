@@ -29,6 +29,7 @@ pub use maintenance::API_VERSION;
 pub(crate) use router::{Router, Surface};
 pub(crate) use watch::Watching;
 
+use crate::chance::Chance;
 use crate::command::{Command, Outcome, Response, Revision};
 use crate::config::{MemberConfig, RequestConfig};
 use crate::engine::Reader;
@@ -51,6 +52,7 @@ pub(crate) struct Member {
     pub(crate) leases: Arc<Leases>,
     pub(crate) stopping: CancellationToken,
     pub(crate) slow_reads: Arc<Semaphore>,
+    pub(crate) chance: Chance,
     /// How long a request may wait for an answer.
     pub(crate) deadline: Duration,
 }

@@ -144,7 +144,7 @@ impl Drop for Session {
 impl Session {
     fn new(member: Arc<Member>, requests: Streaming<pb::WatchRequest>) -> Self {
         let (stream, wake) = member.watching.open();
-        let period = jittered(member.requests.watch_progress_interval);
+        let period = jittered(member.requests.watch_progress_interval, member.chance.fraction());
         let start = tokio::time::Instant::now() + period;
         let mut progress = tokio::time::interval_at(start, period);
         progress.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -362,8 +362,8 @@ fn cut(events: Vec<Bytes>, bound: usize) -> Vec<Vec<Bytes>> {
 }
 
 /// The interval plus up to a tenth, so that watches opened together do not report together.
-fn jittered(interval: Duration) -> Duration {
-    interval + interval.mul_f64(rand::random::<f64>() / 10.0)
+fn jittered(interval: Duration, fraction: f64) -> Duration {
+    interval + interval.mul_f64(fraction / 10.0)
 }
 
 fn create(request: pb::WatchCreateRequest) -> Create {

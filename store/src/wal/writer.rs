@@ -19,7 +19,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Called once, on the writer thread, when the records are durable or never will be.
 pub type Done = Box<dyn FnOnce(Result<(), Fault>) + Send>;

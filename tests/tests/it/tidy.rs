@@ -107,6 +107,28 @@ fn pure_folders_touch_neither_clock_nor_chance_nor_world() {
 }
 
 #[test]
+fn the_store_takes_time_and_chance_from_one_place() {
+    let mut offences = Vec::new();
+    for (path, text) in rust() {
+        let name = path.to_string_lossy();
+        // The time in a log line is for people.
+        let exempt = name.ends_with("tests.rs") || name == "store/src/logging.rs";
+        if name.starts_with("store/src/") && !exempt {
+            // tokio's clock can be stopped and moved by a test; the standard library's cannot.
+            offences.extend(uses(
+                &path,
+                &text,
+                &["time::{Duration, Instant}", "std::time::Instant", "SystemTime"],
+            ));
+            if name != "store/src/chance.rs" {
+                offences.extend(uses(&path, &text, &["rand::"]));
+            }
+        }
+    }
+    none("time is tokio's, chance is chance.rs's", offences);
+}
+
+#[test]
 fn arrows_between_crates_point_one_way() {
     let mut offences = Vec::new();
     for (path, text) in rust() {
