@@ -14,9 +14,8 @@ use tokio::signal::unix::{SignalKind, signal};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // The allocator asks for huge pages. A few threads with many sizes of blocks fill them slowly, and
-    // the kernel clears each whole: a tenth of the CPU and a third of the memory went there. A kernel
-    // without the setting just uses more.
+    // The allocator asks for huge pages. A few threads with many sizes of blocks fill them slowly: a
+    // third of an idle store's memory was air. A kernel without the setting just uses more.
     let _ = nix::sys::prctl::set_thp_disable(true);
     let request = Config::parse(std::env::args().skip(1), std::env::vars());
     match request {
