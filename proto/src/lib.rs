@@ -38,3 +38,6 @@ pub mod v3electionpb {
 
 mod codec;
 pub use codec::Codec;
+
+/// All messages and services, as an encoded `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -93,3 +93,14 @@ pub const TLS_HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reads of history or of the disk at a time; others wait their turn.
 pub const SLOW_READS_MAX: usize = 4;
+
+/// How deep the JSON of a gateway request may be nested: what the JSON reader bears on a small
+/// stack, and more than the deepest transaction that gRPC takes.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// How much longer than its wire form a gateway request may be: base64 takes a third more, field
+/// names and numbers in digits the rest.
+pub const JSON_BYTES_PER_WIRE_BYTE: usize = 2;
+
+/// How long a client may take over the first object of a gateway request.
+pub const GATEWAY_REQUEST_DEADLINE: Duration = Duration::from_secs(30);

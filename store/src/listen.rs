@@ -211,15 +211,17 @@ impl Drop for Leaving {
 async fn serve(arrival: Arrival, router: Arc<Router>, tasks: Tasks, stop: CancellationToken) {
     let surface = arrival.surface;
     match arrival.transport {
-        Transport::Pipe(pipe) => speak(pipe, router, surface, tasks, stop).await,
+        Transport::Pipe(pipe) => speak(pipe, router, (surface, false), tasks, stop).await,
         Transport::Tcp(socket, tls) => {
             let socket = match tokio::net::TcpStream::from_std(socket) {
                 Ok(socket) => socket,
                 Err(error) => return tracing::warn!(%error, "a connection could not be used"),
             };
-            let Some(tls) = tls else { return speak(socket, router, surface, tasks, stop).await };
+            let Some(tls) = tls else {
+                return speak(socket, router, (surface, false), tasks, stop).await;
+            };
             match tokio::time::timeout(TLS_HANDSHAKE_DEADLINE, tls.accept(socket)).await {
-                Ok(Ok(secured)) => speak(secured, router, surface, tasks, stop).await,
+                Ok(Ok(secured)) => speak(secured, router, (surface, true), tasks, stop).await,
                 Ok(Err(error)) => tracing::warn!(%error, "rejected connection"),
                 Err(_) => tracing::warn!("rejected connection: the TLS handshake took too long"),
             }
@@ -227,11 +229,12 @@ async fn serve(arrival: Arrival, router: Arc<Router>, tasks: Tasks, stop: Cancel
     }
 }
 
-/// Speaks HTTP/1 or HTTP/2, whichever the client begins with.
+/// Speaks HTTP/1 or HTTP/2, whichever the client begins with. Of the listener it is told what it
+/// offers and whether it is secure.
 async fn speak(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Arc<Router>,
-    surface: Surface,
+    (surface, secure): (Surface, bool),
     tasks: Tasks,
     stop: CancellationToken,
 ) {
@@ -249,7 +252,7 @@ async fn speak(
         let router = Arc::clone(&router);
         // On the heap at once: hyper and tokio move it several times before it runs.
         Box::pin(
-            async move { Ok::<_, std::convert::Infallible>(router.route(request, surface).await) },
+            async move { Ok::<_, std::convert::Infallible>(router.route(request, surface, secure).await) },
         )
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));

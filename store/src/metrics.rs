@@ -113,6 +113,26 @@ pub(crate) const METHODS: &[Method] = &[
 /// How many codes gRPC has; they are numbered from 0, which is success.
 const CODES: usize = 17;
 
+/// A named check of `/livez` and `/readyz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    SerializableRead,
+    LinearizableRead,
+    DataCorruption,
+    NonLearner,
+}
+
+impl Check {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::SerializableRead => "serializable_read",
+            Self::LinearizableRead => "linearizable_read",
+            Self::DataCorruption => "data_corruption",
+            Self::NonLearner => "non_learner",
+        }
+    }
+}
+
 /// What is counted as it happens.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -137,6 +157,12 @@ impl Metrics {
     pub(crate) fn handled(&self, method: usize, code: Code) {
         self.handled[method][code as usize].fetch_add(1, Ordering::Relaxed);
     }
+
+    /// How a question to `/health` was answered.
+    pub(crate) fn health(&self, _well: bool) {}
+
+    /// How a check of `/livez` or `/readyz` came out.
+    pub(crate) fn checked(&self, _list: &'static str, _check: Check, _passed: bool) {}
 
     pub(crate) fn panicked(&self) {
         self.panics.fetch_add(1, Ordering::Relaxed);

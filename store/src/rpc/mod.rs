@@ -9,6 +9,7 @@
 mod auth;
 mod cluster;
 pub(crate) mod convert;
+mod gateway;
 mod kv;
 mod lease;
 mod maintenance;
@@ -24,6 +25,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+#[expect(unused_imports, reason = "the layer that knows certificates asks for it")]
+pub(crate) use gateway::ThroughGateway;
 pub(crate) use lease::{Leases, observe};
 pub use maintenance::API_VERSION;
 pub(crate) use router::{Router, Surface};

@@ -2,7 +2,8 @@
 //!
 //! A gRPC request is known by its content type; its path names service and method. The table of
 //! methods is closed: each RPC has its counters, and a method that is not in the table is answered
-//! as grpc-go answers it. Everything else on the port is plain HTTP (`http.rs`).
+//! as grpc-go answers it. Everything else on the port is plain HTTP (`http`), whose gateway comes
+//! back here with gRPC calls of its own.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -20,12 +21,13 @@ use tower::Service;
 
 use super::auth::Auth;
 use super::cluster::Cluster;
+use super::gateway::Gateway;
 use super::kv::Kv;
 use super::lease::LeaseService;
 use super::maintenance::Maintenance;
 use super::watch::{WatchCall, WatchCodec};
 use super::{Member, status};
-use crate::http;
+use crate::http::{self, Access};
 use crate::limits::REQUEST_BYTES_SLACK;
 use crate::metrics::{METHODS, Metrics, Shape};
 use crate::raft::Unavailable;
@@ -39,6 +41,16 @@ pub(crate) enum Surface {
     Metrics,
 }
 
+impl Surface {
+    /// Whether more than metrics and health is to be had here.
+    pub(crate) fn serves_clients(self) -> bool {
+        match self {
+            Self::Client => true,
+            Self::Metrics => false,
+        }
+    }
+}
+
 /// All services of a member, behind one door.
 pub(crate) struct Router {
     member: Arc<Member>,
@@ -49,6 +61,8 @@ pub(crate) struct Router {
     maintenance: pb::maintenance_server::MaintenanceServer<Maintenance>,
     auth: pb::auth_server::AuthServer<Auth>,
     health: HealthServer<HealthOfAll>,
+    gateway: Option<Gateway>,
+    access: Arc<Access>,
     message_bytes_max: usize,
     max_concurrent_streams: u32,
 }
@@ -69,6 +83,8 @@ impl Router {
             maintenance: maintenance.max_decoding_message_size(max),
             auth: auth.max_decoding_message_size(max),
             health: HealthServer::new(HealthOfAll),
+            gateway: Some(Gateway::new()),
+            access: Arc::new(Access::default()),
             message_bytes_max: max,
             max_concurrent_streams: streams,
             member,
@@ -80,20 +96,55 @@ impl Router {
         self.max_concurrent_streams
     }
 
-    /// Answers one request; never fails.
+    pub(crate) fn member(&self) -> &Member {
+        &self.member
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Who may ask over plain HTTP.
+    pub(crate) fn access(&self) -> &Arc<Access> {
+        &self.access
+    }
+
+    /// The JSON gateway, unless it is turned off.
+    pub(crate) fn gateway(&self) -> Option<&Gateway> {
+        self.gateway.as_ref()
+    }
+
+    /// The largest message a service takes.
+    pub(super) fn message_bytes_max(&self) -> usize {
+        self.message_bytes_max
+    }
+
+    /// Answers one request that came over a plain or a secure connection; never fails.
     pub(crate) async fn route(
-        &self,
+        self: Arc<Self>,
         request: ::http::Request<Incoming>,
         surface: Surface,
+        secure: bool,
     ) -> ::http::Response<Body> {
-        let is_grpc = request
-            .headers()
-            .get(::http::header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+        // gRPC is HTTP/2; over HTTP/1 the content type is somebody's mistake.
+        let is_grpc = request.version() == ::http::Version::HTTP_2
+            && request
+                .headers()
+                .get(::http::header::CONTENT_TYPE)
+                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         if !is_grpc || surface == Surface::Metrics {
             // Rare, so its state need not be part of every request's.
-            return Box::pin(http::answer(&self.member, &self.metrics, &request, surface)).await;
+            return Box::pin(http::answer(self, request, surface, secure)).await;
         }
+        self.grpc(request).await
+    }
+
+    /// Answers a gRPC call, whoever made it.
+    pub(super) async fn grpc<B>(&self, request: ::http::Request<B>) -> ::http::Response<Body>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
         let Ok(method) = METHODS.binary_search_by(|method| method.path.cmp(request.uri().path()))
         else {
             let path = request.uri().path();
@@ -102,7 +153,7 @@ impl Router {
             return status::unknown_method(service, name, known).into_http();
         };
         self.metrics.started(method);
-        if self.wants_leader(&request) && self.member.raft.status().leader.is_none() {
+        if wants_leader(&request) && self.member.raft.status().leader.is_none() {
             self.metrics.handled(method, Code::Unavailable);
             return status::unavailable(Unavailable::NoLeader { leader: None }).into_http();
         }
@@ -114,12 +165,11 @@ impl Router {
         self.count(method, response)
     }
 
-    /// A client that sends `hasleader` would rather hear that there is none than wait.
-    fn wants_leader(&self, request: &::http::Request<Incoming>) -> bool {
-        request.headers().get("hasleader").is_some_and(|value| value == "true")
-    }
-
-    async fn dispatch(&self, request: ::http::Request<Incoming>) -> ::http::Response<Body> {
+    async fn dispatch<B>(&self, request: ::http::Request<B>) -> ::http::Response<Body>
+    where
+        B: http_body::Body + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
         let path = request.uri().path();
         let service = split(path).map_or("", |(service, _)| service);
         let answered = match service {
@@ -159,6 +209,13 @@ impl Router {
         let metrics = Arc::clone(&self.metrics);
         response.map(|body| Body::new(Counted { body, metrics, method }))
     }
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A client that sends `hasleader` would rather hear that there is none than wait.
+fn wants_leader<B>(request: &::http::Request<B>) -> bool {
+    request.headers().get("hasleader").is_some_and(|value| value == "true")
 }
 
 /// Service and method of a path.

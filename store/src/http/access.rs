@@ -1,0 +1,134 @@
+//! Who may ask over plain HTTP: CORS and the host list.
+//!
+//! Both guard people whose browser is turned against a store that it can reach. A page of another
+//! origin may read an answer only if the answer says so, and `--cors` says whose may. DNS rebinding
+//! makes a foreign page look like our own origin, but it cannot change the name the browser asked
+//! for: `--host-whitelist` names the hosts that are ours. Over TLS the certificate already does
+//! that. etcd's default for both is everybody.
+
+use std::collections::BTreeSet;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use tonic::body::Body;
+
+use super::refuse;
+
+/// The two lists; empty is everybody.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    origins: BTreeSet<String>,
+    hosts: BTreeSet<String>,
+}
+
+impl Access {
+    /// From the values of `--cors` and `--host-whitelist`.
+    pub(crate) fn new(cors: &[String], hosts: &[String]) -> Self {
+        let list = |names: &[String]| match names.iter().any(|name| name == "*") {
+            true => BTreeSet::new(),
+            false => names.iter().filter(|name| !name.is_empty()).cloned().collect(),
+        };
+        Self { origins: list(cors), hosts: list(hosts) }
+    }
+
+    /// The refusal, if the request is for a host that is not ours.
+    pub(super) fn misdirected<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
+        let host = host(request);
+        if self.hosts.is_empty() || self.hosts.contains(host) {
+            return None;
+        }
+        tracing::warn!(host, "refused a request for a host that is not listed");
+        Some(refuse(
+            421,
+            format!(
+                "\nThis host name is not one that this store answers to: {host:?}.\n\n\
+             Either of these helps:\n\
+             - Use TLS: any HTTPS request is allowed.\n\
+             - Add the name to the list in the settings.\n  \
+               - e.g. etcd --host-whitelist {host:?}\n\n\
+             The list prevents DNS rebinding attacks (CVE-2018-5702).\n\n"
+            ),
+        ))
+    }
+
+    /// Says in an answer whose pages may read it.
+    pub(super) fn tell_origins(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+        let allowed = match origin {
+            _ if self.origins.is_empty() => HeaderValue::from_static("*"),
+            Some(origin) if self.lists(origin) => origin.clone(),
+            _ => return,
+        };
+        let pairs: [(HeaderName, HeaderValue); 3] = [
+            (
+                header::ACCESS_CONTROL_ALLOW_METHODS,
+                HeaderValue::from_static("POST, GET, OPTIONS, PUT, DELETE"),
+            ),
+            (header::ACCESS_CONTROL_ALLOW_ORIGIN, allowed),
+            (
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                HeaderValue::from_static("accept, content-type, authorization"),
+            ),
+        ];
+        headers.extend(pairs);
+    }
+
+    fn lists(&self, origin: &HeaderValue) -> bool {
+        origin.to_str().is_ok_and(|origin| self.origins.contains(origin))
+    }
+}
+
+/// The host a request is for, without the port and without the brackets of an IPv6 address.
+fn host<B>(request: &Request<B>) -> &str {
+    let header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    let named = header.or(authority).unwrap_or("");
+    if let Some(rest) = named.strip_prefix('[') {
+        return rest.split_once(']').map_or(rest, |(address, _)| address);
+    }
+    match named.rsplit_once(':') {
+        Some((host, _)) if !host.contains(':') => host,
+        _ => named,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(host: &str) -> Request<()> {
+        Request::builder().header(header::HOST, host).body(()).expect("a request")
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn only_listed_hosts_are_answered_whatever_the_port() {
+        let access = Access::new(&[], &names(&["store.local", "::1"]));
+        for good in ["store.local", "store.local:2379", "[::1]:2379", "[::1]"] {
+            assert!(access.misdirected(&asked(good)).is_none(), "{good}");
+        }
+        for bad in ["evil.example", "evil.example:2379", "store.local.evil", "127.0.0.1:2379", ""] {
+            let refused = access.misdirected(&asked(bad)).expect(bad);
+            assert_eq!(refused.status(), 421);
+        }
+        for everybody in [names(&[]), names(&["*"]), names(&["a", "*"])] {
+            assert!(Access::new(&[], &everybody).misdirected(&asked("evil.example")).is_none());
+        }
+    }
+
+    #[test]
+    fn only_listed_origins_are_told_that_they_may() {
+        let told = |access: &Access, origin: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            access.tell_origins(origin.map(HeaderValue::from_static).as_ref(), &mut headers);
+            headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).cloned()
+        };
+        let listed = Access::new(&names(&["http://ours"]), &[]);
+        assert_eq!(told(&listed, Some("http://ours")).expect("told"), "http://ours");
+        assert_eq!(told(&listed, Some("http://theirs")), None);
+        assert_eq!(told(&listed, None), None);
+        assert_eq!(told(&Access::default(), Some("http://theirs")).expect("told"), "*");
+        assert_eq!(told(&Access::default(), None).expect("told"), "*");
+    }
+}
