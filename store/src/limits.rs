@@ -104,3 +104,6 @@ pub const JSON_BYTES_PER_WIRE_BYTE: usize = 2;
 
 /// How long a client may take over the first object of a gateway request.
 pub const GATEWAY_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The size of a configuration file: a hundred times a long one.
+pub const CONFIG_FILE_BYTES_MAX: usize = 1024 * 1024;

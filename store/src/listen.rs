@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::urls::Url;
+use crate::config::urls::{Place, Url};
 use crate::limits::{CONNECTIONS_MAX, TLS_HANDSHAKE_DEADLINE};
 use crate::rpc::{Router, Surface};
 use crate::tasks::Tasks;
@@ -165,7 +165,10 @@ impl Workers {
 
 /// Binds a listener; the error names the URL.
 pub(crate) fn bind(url: &Url) -> Result<(TcpListener, SocketAddr), String> {
-    let address = url.bind_address()?;
+    let address = match url.place()? {
+        Place::Tcp(address) => address,
+        Place::Unix(_) => return Err(format!("{url}: sockets of files are not built yet")),
+    };
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;

@@ -10,7 +10,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use crate::config::LogConfig;
+use crate::config::{LogConfig, LogOutput};
 
 /// Sends log lines where the configuration wants them, for the rest of the process's life.
 pub fn install(config: &LogConfig) {
@@ -19,7 +19,7 @@ pub fn install(config: &LogConfig) {
     let filter = tracing_subscriber::EnvFilter::builder()
         .parse_lossy(format!("{level},{}=error,h2=error,hyper=error", crate::raft::LOG_TARGET));
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
-    let installed = match (config.json, config.stdout) {
+    let installed = match (config.json, config.outputs.contains(&LogOutput::Stdout)) {
         (true, false) => builder.event_format(Zap).with_writer(std::io::stderr).try_init(),
         (true, true) => builder.event_format(Zap).with_writer(std::io::stdout).try_init(),
         (false, false) => builder.with_ansi(false).with_writer(std::io::stderr).try_init(),

@@ -44,6 +44,12 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// `--initial-cluster-state=existing` without data.
+    #[error(
+        "--initial-cluster-state=existing: there are no data of this member, and joining a running \
+         cluster is not built yet"
+    )]
+    Joining,
     /// The data cannot be opened.
     #[error(transparent)]
     Engine(#[from] Fault),
@@ -255,6 +261,9 @@ impl Directories {
         let root = &config.disk.data_dir;
         make_private(root)?;
         let member = root.join("member");
+        if config.member.existing && !member.join("db").exists() {
+            return Err(StartError::Joining);
+        }
         make_private(&member)?;
         let wal = config.disk.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
         make_private(&wal)?;

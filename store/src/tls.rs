@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-use crate::config::TlsConfig;
+use crate::config::{Identity, TlsConfig};
 
 /// Why TLS cannot be served: one line that names the file.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +36,19 @@ pub enum TlsError {
 
 /// Reads the files and builds what the acceptor needs.
 pub(crate) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, TlsError> {
-    let chain = certificates(&config.cert_file)?;
-    let key = PrivateKeyDer::from_pem_file(&config.key_file)
-        .map_err(|source| TlsError::Pem { path: config.key_file.clone(), source })?;
+    let (cert_file, key_file) = match &config.identity {
+        Identity::Files { cert, key } => (cert, key),
+        Identity::SelfSigned { .. } => {
+            return Err(unfit(Path::new("--auto-tls"), "is not built yet; give --cert-file"));
+        }
+    };
+    let chain = certificates(cert_file)?;
+    let key = PrivateKeyDer::from_pem_file(key_file)
+        .map_err(|source| TlsError::Pem { path: key_file.clone(), source })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .map_err(|error| unfit(&config.cert_file, error))?;
+        .map_err(|error| unfit(cert_file, error))?;
     let builder = match &config.client_ca_file {
         None => builder.with_no_client_auth(),
         Some(file) => {
@@ -57,7 +63,7 @@ pub(crate) fn server_config(config: &TlsConfig) -> Result<Arc<ServerConfig>, Tls
         }
     };
     let mut server =
-        builder.with_single_cert(chain, key).map_err(|error| unfit(&config.cert_file, error))?;
+        builder.with_single_cert(chain, key).map_err(|error| unfit(cert_file, error))?;
     server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(server))
 }

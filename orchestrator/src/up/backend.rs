@@ -68,10 +68,9 @@ async fn embed(listen: &StoreListen, pki: &Pki, data_dir: &Path) -> anyhow::Resu
     let mut config = store::config::Config::new("default", data_dir.join("store"));
     config.member.advertise_client_urls = vec![url.clone()];
     config.listen.client_urls = vec![url];
-    config.listen.tls = listen.tls.then(|| store::config::TlsConfig {
-        cert_file: server.cert_path,
-        key_file: server.key_path,
-        client_ca_file: Some(cacert.clone()),
+    config.listen.tls = listen.tls.then(|| {
+        let files = store::config::TlsConfig::new(server.cert_path, server.key_path);
+        store::config::TlsConfig { client_ca_file: Some(cacert.clone()), ..files }
     });
     config.disk.cache_bytes = CACHE_BYTES;
     let node = store::Node::start(config).await.context("store")?;

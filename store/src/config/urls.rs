@@ -1,43 +1,76 @@
-//! URLs as etcd's flags write them: scheme, host and port, never a path; and the
-//! `name=url,name=url` lists of `--initial-cluster`.
+//! URLs as etcd's flags write them: scheme, host and port, never a path, or a socket in the file
+//! system; and the `name=url,name=url` lists of `--initial-cluster`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
-/// `http://host:port` or `https://host:port`.
+/// `http://host:port`, `https://host:port`, `unix://path` or `unixs://path`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Url {
     text: String,
     tls: bool,
-    host: String,
-    port: u16,
+    to: To,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum To {
+    Port { host: String, port: u16 },
+    Socket(PathBuf),
+}
+
+/// What a listener binds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A port.
+    Tcp(SocketAddr),
+    /// A socket in the file system.
+    Unix(PathBuf),
 }
 
 impl Url {
     /// Parses one URL; the error is one line that names it.
     pub fn parse(input: &str) -> Result<Self, String> {
         let text = input.trim();
-        let (tls, rest) = match text.split_once("://") {
-            Some(("http", rest)) => (false, rest),
-            Some(("https", rest)) => (true, rest),
-            Some(("unix" | "unixs", _)) => {
-                return Err(format!("unix sockets are not built yet: {text}"));
-            }
-            _ => return Err(format!("URL scheme must be http or https: {text}")),
+        let (tls, socket, rest) = match text.split_once("://") {
+            Some(("http", rest)) => (false, false, rest),
+            Some(("https", rest)) => (true, false, rest),
+            Some(("unix", rest)) => (false, true, rest),
+            Some(("unixs", rest)) => (true, true, rest),
+            _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {text}")),
         };
-        if rest.contains(['/', '?', '#']) {
+        let to = if socket { Self::socket(text, rest)? } else { Self::port(text, rest)? };
+        Ok(Self { text: text.to_owned(), tls, to })
+    }
+
+    fn socket(text: &str, rest: &str) -> Result<To, String> {
+        // The kernel's bound on the address of a socket, which no path can be longer than.
+        const PATH_BYTES_MAX: usize = 107;
+        if rest.is_empty() || rest.contains('\0') {
+            return Err(format!("URL does not name a socket: {text}"));
+        }
+        if rest.len() > PATH_BYTES_MAX {
+            return Err(format!("the path of a socket has at most {PATH_BYTES_MAX} bytes: {text}"));
+        }
+        Ok(To::Socket(PathBuf::from(rest)))
+    }
+
+    fn port(text: &str, rest: &str) -> Result<To, String> {
+        let no_port = || format!("URL address does not have the form \"host:port\": {text}");
+        let end = rest.find(['/', '?', '#']);
+        let (host, port) =
+            rest[..end.unwrap_or(rest.len())].rsplit_once(':').ok_or_else(no_port)?;
+        if end.is_some() {
             return Err(format!("URL must not contain a path: {text}"));
         }
-        let no_port = || format!("URL address does not have the form \"host:port\": {text}");
-        let (host, port) = rest.rsplit_once(':').ok_or_else(no_port)?;
         let host = match host.strip_prefix('[') {
             Some(inner) => inner.strip_suffix(']').ok_or_else(no_port)?,
             None if host.contains(':') => return Err(no_port()),
             None => host,
         };
         let port = port.parse().map_err(|_| no_port())?;
-        Ok(Self { text: text.to_owned(), tls, host: host.to_owned(), port })
+        Ok(To::Port { host: host.to_owned(), port })
     }
 
     /// A comma-separated list, sorted and without repeats, as etcd keeps it.
@@ -53,18 +86,28 @@ impl Url {
         self.tls
     }
 
-    /// The address to bind. Names are not resolved: only an IP or `localhost` can be bound.
-    pub fn bind_address(&self) -> Result<SocketAddr, String> {
-        let ip = if self.host == "localhost" {
-            IpAddr::from([127, 0, 0, 1])
-        } else if self.host.is_empty() {
-            IpAddr::from([0, 0, 0, 0])
-        } else {
-            self.host
-                .parse()
-                .map_err(|_| format!("expected IP in URL for binding ({})", self.text))?
+    /// The host as it was written; `None` for a socket in the file system.
+    pub fn host(&self) -> Option<&str> {
+        match &self.to {
+            To::Port { host, .. } => Some(host),
+            To::Socket(_) => None,
+        }
+    }
+
+    /// What to bind. Names are not resolved: only an IP or `localhost` can be bound.
+    pub fn place(&self) -> Result<Place, String> {
+        let (host, port) = match &self.to {
+            To::Socket(path) => return Ok(Place::Unix(path.clone())),
+            To::Port { host, port } => (host.as_str(), *port),
         };
-        Ok(SocketAddr::new(ip, self.port))
+        let ip = match host {
+            "localhost" => IpAddr::from([127, 0, 0, 1]),
+            "" => IpAddr::from([0, 0, 0, 0]),
+            host => host
+                .parse()
+                .map_err(|_| format!("expected IP in URL for binding ({})", self.text))?,
+        };
+        Ok(Place::Tcp(SocketAddr::new(ip, port)))
     }
 
     /// The URL as it was written.

@@ -83,13 +83,10 @@ fn authority(dir: &Path) -> Authority {
     };
     let (server, server_key) = issue("localhost");
     let (client, client_key) = issue("client");
-    let files = TlsConfig {
-        cert_file: dir.join("server.pem"),
-        key_file: dir.join("server.key"),
-        client_ca_file: Some(dir.join("ca.pem")),
-    };
-    std::fs::write(&files.cert_file, server).expect("written");
-    std::fs::write(&files.key_file, server_key).expect("written");
+    let mut files = TlsConfig::new(dir.join("server.pem"), dir.join("server.key"));
+    files.client_ca_file = Some(dir.join("ca.pem"));
+    std::fs::write(dir.join("server.pem"), server).expect("written");
+    std::fs::write(dir.join("server.key"), server_key).expect("written");
     std::fs::write(dir.join("ca.pem"), &ca).expect("written");
     Authority { ca, client: Identity::from_pem(client, client_key), files }
 }
