@@ -432,6 +432,18 @@ pub struct Event {
     pub prev: Option<KeyValue>,
 }
 
+impl Event {
+    /// By how many the live keys have become more.
+    #[must_use]
+    pub fn growth(&self) -> i64 {
+        match self.kind {
+            EventKind::Put if self.kv.version == 1 => 1,
+            EventKind::Put => 0,
+            EventKind::Delete => -1,
+        }
+    }
+}
+
 /// All changes of one revision, in the order they were made. Watchers get it whole or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revised {

@@ -107,3 +107,47 @@ pub const GATEWAY_REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The size of a configuration file: a hundred times a long one.
 pub const CONFIG_FILE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Live keys in one bucket of the count index before it is split: what a count may have to walk at
+/// each end of a range, some tens of microseconds.
+pub const BUCKET_KEYS_MAX: u64 = 512;
+
+/// In a store with more keys than this many full buckets, buckets grow instead of becoming more:
+/// applying copies four bytes for each, once per entry that creates or deletes keys.
+pub const BUCKETS_PER_STORE: u64 = 2_048;
+
+/// What a checkpoint writes before it syncs: what a sync of the log on the same disk may have to
+/// wait for, a few milliseconds.
+pub const CHECKPOINT_SYNC_BYTES: u64 = 1024 * 1024;
+
+/// The longest a checkpoint rests after such a sync; it rests as long as the sync took, so that it
+/// has at most half the disk, unless `apply` waits for it.
+pub const CHECKPOINT_REST_MAX: Duration = Duration::from_millis(5);
+
+/// How long applying one entry is held up when the checkpoint thread is far behind and the active
+/// memtable has grown to the hard bound: writes slow down by and by instead of stopping.
+pub const APPLY_DELAY_MAX: Duration = Duration::from_millis(20);
+
+/// How far the active memtable may outgrow its size before `apply` waits, in percent.
+pub const MEMTABLE_OVERGROWTH_PERCENT: usize = 150;
+
+/// Versions that removal of compacted history looks at before it rests: `--compaction-batch-limit`
+/// of etcd, with its default.
+pub const COMPACT_BATCH_VERSIONS: usize = 1_000;
+
+/// How long it rests then: `--compaction-sleep-interval` of etcd, with its default.
+pub const COMPACT_REST: Duration = Duration::from_millis(10);
+
+/// Rows that a defragmentation copies before it rests for as long as that took, so that it takes
+/// at most half a core.
+pub const DEFRAGMENT_STEP_ROWS: usize = 1_000;
+
+/// Versions that a defragmentation may be behind when it stops the checkpoint thread for its last
+/// step, which then takes some tens of milliseconds; writes go on meanwhile.
+pub const DEFRAGMENT_LAST_VERSIONS: i64 = 5_000;
+
+/// Rounds in which a defragmentation catches up before it takes the last step anyhow.
+pub const DEFRAGMENT_ROUNDS_MAX: usize = 16;
+
+/// A segment of the log of a volatile store: still several times the largest entry.
+pub const VOLATILE_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;

@@ -21,17 +21,18 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::chance::Chance;
 use crate::command::{self, Command, MemberId, Outcome};
 use crate::compactor::Compactor;
-use crate::config::Config;
+use crate::config::{Config, StorageKind};
 use crate::engine::{Engine, EngineConfig, Identity, Reader, Storage};
 use crate::fault::Fault;
 use crate::ids::{self, Ids};
+use crate::limits::VOLATILE_SEGMENT_BYTES;
 use crate::listen::{self, Threads, Workers};
 use crate::metrics::Metrics;
 use crate::raft::{self, Peer, RaftConfig, Unavailable};
 use crate::rpc::{self, Leases, Member, Router, Surface, Watching};
 use crate::tasks::Tasks;
 use crate::tls::{self, TlsError};
-use crate::wal::{self, RealDisk, Wal};
+use crate::wal::{self, RealDisk, VolatileDisk, Wal};
 
 /// Why a node cannot start: one line, with causes as sources.
 #[derive(Debug, thiserror::Error)]
@@ -91,10 +92,13 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         // Sockets first: a port in use must be told before any data are touched.
         let listeners = Listeners::bind(&config)?;
-        let directories = Directories::prepare(&config)?;
+        let directories = match config.disk.storage {
+            StorageKind::Disk => Some(Directories::prepare(&config)?),
+            StorageKind::Memory => None,
+        };
         let chance = Chance::from_system();
         let (engine, wal, ids) =
-            open(&config, &directories, derive_ids(&config), chance.salt()).await?;
+            open(&config, directories, derive_ids(&config), chance.salt()).await?;
         let reader = engine.reader();
 
         let watching = Arc::new(Watching::new(reader.view().revision()));
@@ -250,7 +254,7 @@ impl Listeners {
     }
 }
 
-/// Where things are on disk: `<data-dir>/member/{db,wal}`.
+/// Where things are on disk: `<data-dir>/member/{db,wal}`. A volatile store has none.
 struct Directories {
     db: PathBuf,
     wal: PathBuf,
@@ -319,7 +323,7 @@ fn raft_config(config: &Config, ids: Ids, request_timeout: Duration) -> RaftConf
         heartbeat: config.raft.heartbeat,
         election_timeout: config.raft.election_timeout,
         request_timeout,
-        segment_bytes: wal::SEGMENT_BYTES,
+        segment_bytes: segment_bytes(config),
     }
 }
 
@@ -408,30 +412,52 @@ async fn compact(mut compactor: Compactor, member: Arc<Member>, stop: Cancellati
 /// Opens data and log, off the runtime: both read the disk.
 async fn open(
     config: &Config,
-    directories: &Directories,
+    directories: Option<Directories>,
     derived: Ids,
     salt: u32,
 ) -> Result<(Engine, Wal, Ids), StartError> {
     let identity = Identity { cluster: derived.cluster, member: derived.member.0 };
-    let mut engine_config = EngineConfig::new(Storage::Directory(directories.db.clone()), identity);
-    engine_config.cache_bytes = config.disk.cache_bytes;
-    let wal_dir = directories.wal.clone();
+    let (disk, pace, segment_bytes) = (config.disk.clone(), config.pace, segment_bytes(config));
     let opened = tokio::task::spawn_blocking(move || {
+        let (storage, log): (_, Arc<dyn wal::Disk>) = match directories {
+            None => (Storage::Memory, Arc::new(VolatileDisk::default())),
+            Some(Directories { db, wal }) => {
+                let log = open_disk(&wal, disk.fsync)?;
+                let storage = match disk.fsync {
+                    true => Storage::Directory(db),
+                    false => Storage::Disk(open_disk(&db, false)?),
+                };
+                (storage, log)
+            }
+        };
+        let mut engine_config = EngineConfig::new(storage, identity);
+        engine_config.cache_bytes = disk.cache_bytes;
+        engine_config.compact_batch = pace.batch;
+        engine_config.compact_rest = pace.pause;
         let engine = Engine::open(engine_config)?;
         let identity = engine.identity();
-        let disk = RealDisk::open(&wal_dir).map_err(|error| StartError::Directory {
-            path: wal_dir.clone(),
-            reason: error.to_string(),
-        })?;
-        let wal_config = wal::Config {
-            segment_bytes: wal::SEGMENT_BYTES,
-            cluster: identity.cluster,
-            node: identity.member,
-            salt,
-        };
-        let wal = Wal::open(Arc::new(disk), wal_config)?;
-        let ids = Ids { cluster: identity.cluster, member: MemberId(identity.member) };
-        Ok((engine, wal, ids))
+        let (cluster, node) = (identity.cluster, identity.member);
+        let wal = Wal::open(log, wal::Config { segment_bytes, cluster, node, salt })?;
+        Ok((engine, wal, Ids { cluster, member: MemberId(node) }))
     });
     opened.await.expect("opening does not panic")
+}
+
+fn open_disk(directory: &Path, fsync: bool) -> Result<Arc<dyn wal::Disk>, StartError> {
+    let disk = RealDisk::open(directory).map_err(|error| StartError::Directory {
+        path: directory.to_owned(),
+        reason: match error.kind() {
+            io::ErrorKind::WouldBlock => "in use by another process".to_owned(),
+            _ => error.to_string(),
+        },
+    })?;
+    Ok(Arc::new(if fsync { disk } else { disk.without_sync() }))
+}
+
+/// In memory, small segments: what is purged is given back sooner.
+fn segment_bytes(config: &Config) -> u64 {
+    match config.disk.storage {
+        StorageKind::Disk => wal::SEGMENT_BYTES,
+        StorageKind::Memory => wal::SEGMENT_BYTES.min(VOLATILE_SEGMENT_BYTES),
+    }
 }

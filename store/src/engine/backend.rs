@@ -1,193 +1,278 @@
-//! Where the database lives: a locked directory, or any backend that redb can use.
+//! Where the database lives: files on some disk, and how they come to it gently.
 //!
-//! The seam is redb's own `StorageBackend`. Tests and simulations bring memory, or a disk that
-//! loses what was not synced; production brings a directory.
+//! The seam is the log's own, [`wal::Disk`]: a real directory in production, memory for a volatile
+//! store, and in tests a disk that loses what was not synced. One implementation of redb's
+//! `StorageBackend` stands on it.
+//!
+//! A checkpoint writes up to a hundred megabytes and then syncs. On a disk that the log shares, that
+//! one sync would hold up the log's. So the backend syncs early, every few hundred kilobytes, and
+//! rests in between: what is left for anybody's sync to wait for stays small. Syncing early never
+//! harms: what is written before the commit's own sync is not referred to until then.
 
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    io,
     ops::Bound,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Instant,
 };
 
-use redb::{BackendError, Database, StorageBackend, backends::FileBackend};
+use redb::{BackendError, Database, StorageBackend};
 
 use super::meta::{self, FORMAT, Identity};
-use crate::fault::Fault;
-
-type BackendIoError = std::io::Error;
+use crate::{
+    fault::Fault,
+    limits::{CHECKPOINT_REST_MAX, CHECKPOINT_SYNC_BYTES},
+    wal::{Disk, RealDisk, VolatileDisk, disk::File},
+};
 
 /// Where the database lives.
-#[derive(Debug)]
+#[derive(Clone)]
 pub enum Storage {
     /// A directory of its own, made if need be, used by one process at a time.
     Directory(PathBuf),
-    Backend(Box<dyn StorageBackend>),
+    /// Nothing on disk; gone when the engine is.
+    Memory,
+    /// Any disk, which must not be shared.
+    Disk(Arc<dyn Disk>),
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "Directory({})", path.display()),
+            Self::Memory => f.write_str("Memory"),
+            Self::Disk(disk) => write!(f, "Disk({})", disk.describe("")),
+        }
+    }
 }
 
 impl Storage {
-    /// Nothing on disk: for tests.
+    /// Nothing on disk.
     #[must_use]
     pub fn memory() -> Self {
-        Self::Backend(Box::new(redb::backends::InMemoryBackend::new()))
+        Self::Memory
+    }
+
+    fn disk(self) -> Result<Arc<dyn Disk>, Fault> {
+        match self {
+            Self::Disk(disk) => Ok(disk),
+            Self::Memory => Ok(Arc::new(VolatileDisk::default())),
+            Self::Directory(path) => match RealDisk::open(&path) {
+                Ok(disk) => Ok(Arc::new(disk)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    Err(Fault::Locked { path })
+                }
+                Err(error) => Err(Fault::io(format!("open {}", path.display()), error)),
+            },
+        }
     }
 }
 
-/// An open database, and what must be kept with it.
-pub(super) struct Opened {
+/// A database that is open, with the file it is in.
+pub(super) struct Store {
     pub(super) database: Database,
     /// The length of the file.
-    pub(super) bytes: Arc<AtomicU64>,
-    /// Holds the directory's lock for as long as it is open.
-    pub(super) lock: Option<File>,
+    bytes: Arc<AtomicU64>,
+    pub(super) pace: Arc<Pace>,
+}
+
+impl Store {
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The directory of the database, and what is done to whole files in it.
+#[derive(Clone)]
+pub(super) struct Home {
+    disk: Arc<dyn Disk>,
+    cache_bytes: usize,
 }
 
 const DATABASE: &str = "state.redb";
-const LOCK: &str = "LOCK";
+/// What a defragmentation writes; one left behind by a crash is worth nothing.
+const COPY: &str = "state.redb.copy";
 
-pub(super) fn open(
-    storage: Storage,
-    cache_bytes: usize,
-    identity: Identity,
-) -> Result<Opened, Fault> {
-    let (path, lock, backend): (PathBuf, _, Box<dyn StorageBackend>) = match storage {
-        Storage::Directory(directory) => {
-            let lock = lock(&directory)?;
-            let path = directory.join(DATABASE);
-            let backend = Box::new(open_file(&directory, &path)?);
-            (path, Some(lock), backend)
+impl Home {
+    pub(super) fn open(storage: Storage, cache_bytes: usize) -> Result<Self, Fault> {
+        Ok(Self { disk: storage.disk()?, cache_bytes })
+    }
+
+    fn fault(&self, what: &str, name: &str, error: io::Error) -> Fault {
+        Fault::io(format!("{what} {}", self.disk.describe(name)), error)
+    }
+
+    /// Opens or makes the database.
+    pub(super) fn database(&self, identity: Identity) -> Result<Arc<Store>, Fault> {
+        self.discard_copy()?;
+        let names = self.disk.list().map_err(|error| self.fault("list", "", error))?;
+        let file = if names.iter().any(|name| name == DATABASE) {
+            self.disk.open(DATABASE)
+        } else {
+            // A new file's name must survive a power cut as its contents do.
+            self.disk.create(DATABASE).and_then(|file| self.disk.sync_dir().map(|()| file))
+        };
+        let file = file.map_err(|error| self.fault("open", DATABASE, error))?;
+        let store = self.store(DATABASE, file, self.cache_bytes)?;
+        match meta::format(&store.database)? {
+            None => meta::initialise(&store.database, identity)?,
+            Some(FORMAT) => {}
+            Some(1) => meta::upgrade(&store.database)?,
+            Some(found) => {
+                let path = self.disk.describe(DATABASE).into();
+                return Err(Fault::NewerFormat { path, found, known: FORMAT });
+            }
         }
-        Storage::Backend(backend) => ("(backend)".into(), None, backend),
-    };
-    let bytes = Arc::new(AtomicU64::new(0));
-    let metered = Metered { inner: backend, bytes: bytes.clone() };
-    metered.len().map_err(|error| Fault::io(format!("read {}", path.display()), error))?;
-    let database = redb::Builder::new()
-        .set_cache_size(cache_bytes)
-        .create_with_backend(metered)
-        .map_err(|error| database_fault(&path, error))?;
-    match meta::format(&database)? {
-        None => meta::initialise(&database, identity)?,
-        Some(FORMAT) => {}
-        Some(found) => return Err(Fault::NewerFormat { path, found, known: FORMAT }),
+        Ok(store)
     }
-    Ok(Opened { database, bytes, lock })
-}
 
-fn lock(directory: &Path) -> Result<File, Fault> {
-    make_directory(directory)
-        .map_err(|error| Fault::io(format!("make {}", directory.display()), error))?;
-    let path = directory.join(LOCK);
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| Fault::io(format!("open {}", path.display()), error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Fault::Locked { path: directory.into() }),
-        Err(TryLockError::Error(error)) => {
-            Err(Fault::io(format!("lock {}", path.display()), error))
+    /// Makes an empty database beside the one in use.
+    pub(super) fn copy(&self) -> Result<Arc<Store>, Fault> {
+        let file = self.disk.create(COPY).map_err(|error| self.fault("create", COPY, error))?;
+        self.store(COPY, file, self.cache_bytes)
+    }
+
+    /// Removes a copy that is not to be used.
+    pub(super) fn discard_copy(&self) -> Result<(), Fault> {
+        match self.disk.remove(COPY) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.fault("remove", COPY, error))
+            }
+            _ => Ok(()),
         }
     }
-}
 
-/// For the owner's eyes only: what is stored may be secret.
-fn make_directory(directory: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt as _;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
-}
+    /// Puts the copy, which is complete and synced, in place of the database. An error leaves it
+    /// open which of the two a restart would find.
+    pub(super) fn adopt_copy(&self) -> Result<(), Fault> {
+        let adopted = self.disk.rename(COPY, DATABASE).and_then(|()| self.disk.sync_dir());
+        adopted.map_err(|error| self.fault("rename", COPY, error))
+    }
 
-fn open_file(directory: &Path, path: &Path) -> Result<FileBackend, Fault> {
-    use std::os::unix::fs::OpenOptionsExt as _;
-    let open = || {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
-        // A new file's name must survive a power cut as its contents do.
-        File::open(directory)?.sync_all()?;
-        Ok(file)
-    };
-    let file = open().map_err(|error| Fault::io(format!("open {}", path.display()), error))?;
-    FileBackend::new(file).map_err(|error| database_fault(path, error))
-}
-
-fn database_fault(path: &Path, error: redb::DatabaseError) -> Fault {
-    match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => Fault::Locked { path: path.into() },
-        error => Fault::Database(Arc::new(error.into())),
+    fn store(&self, name: &str, file: Arc<dyn File>, cache: usize) -> Result<Arc<Store>, Fault> {
+        let (bytes, pace) = (Arc::new(AtomicU64::new(0)), Arc::new(Pace::default()));
+        let file = DatabaseFile {
+            file,
+            bytes: Arc::clone(&bytes),
+            pace: Arc::clone(&pace),
+            _disk: Arc::clone(&self.disk),
+        };
+        file.len().map_err(|error| self.fault("read", name, error))?;
+        let mut builder = redb::Builder::new();
+        let opened = builder.set_cache_size(cache).create_with_backend(file);
+        let database = opened.map_err(|error| match error {
+            redb::DatabaseError::DatabaseAlreadyOpen => {
+                Fault::Locked { path: self.disk.describe(name).into() }
+            }
+            error => Fault::Database(Arc::new(error.into())),
+        })?;
+        Ok(Arc::new(Store { database, bytes, pace }))
     }
 }
 
-/// Keeps account of the file's length; everything else passes through.
-#[derive(Debug)]
-struct Metered {
-    inner: Box<dyn StorageBackend>,
+/// How gently a file is written.
+#[derive(Default)]
+pub(super) struct Pace {
+    unsynced: AtomicU64,
+    hurry: AtomicBool,
+    /// A sync has failed. The system may then take for written what is not, and tell the next sync
+    /// that all is well; so none succeeds any more.
+    failed: AtomicBool,
+}
+
+impl Pace {
+    /// Whether to write without rest: others wait for what is being written.
+    pub(super) fn hurry(&self, hurry: bool) {
+        self.hurry.store(hurry, Ordering::Relaxed);
+    }
+
+    fn wrote(&self, bytes: usize, file: &dyn File) -> io::Result<()> {
+        let unsynced = self.unsynced.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        if unsynced < CHECKPOINT_SYNC_BYTES {
+            return Ok(());
+        }
+        let started = Instant::now();
+        self.sync(file)?;
+        if !self.hurry.load(Ordering::Relaxed) {
+            std::thread::sleep(started.elapsed().min(CHECKPOINT_REST_MAX));
+        }
+        Ok(())
+    }
+
+    fn sync(&self, file: &dyn File) -> io::Result<()> {
+        self.unsynced.store(0, Ordering::Relaxed);
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(io::Error::other("an earlier sync has failed"));
+        }
+        let synced = file.sync();
+        if synced.is_err() {
+            self.failed.store(true, Ordering::Relaxed);
+        }
+        synced
+    }
+}
+
+/// A file as redb wants it. Its locks always succeed: the directory as a whole is locked, for as
+/// long as any file in it is open.
+struct DatabaseFile {
+    file: Arc<dyn File>,
     bytes: Arc<AtomicU64>,
+    pace: Arc<Pace>,
+    _disk: Arc<dyn Disk>,
 }
 
-impl StorageBackend for Metered {
-    fn len(&self) -> Result<u64, BackendIoError> {
-        let bytes = self.inner.len()?;
+impl std::fmt::Debug for DatabaseFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DatabaseFile").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl StorageBackend for DatabaseFile {
+    fn len(&self) -> io::Result<u64> {
+        let bytes = self.file.size()?;
         self.bytes.store(bytes, Ordering::Relaxed);
         Ok(bytes)
     }
 
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendIoError> {
-        self.inner.read(offset, out)
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if self.file.read_at(offset, out)? < out.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
     }
 
-    fn set_len(&self, bytes: u64) -> Result<(), BackendIoError> {
-        self.inner.set_len(bytes)?;
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_size(bytes)?;
         self.bytes.store(bytes, Ordering::Relaxed);
         Ok(())
     }
 
-    fn sync_data(&self) -> Result<(), BackendIoError> {
-        self.inner.sync_data()
+    fn sync_data(&self) -> io::Result<()> {
+        self.pace.sync(&*self.file)
     }
 
-    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendIoError> {
-        self.inner.write(offset, data)
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, data)?;
+        self.pace.wrote(data.len(), &*self.file)
     }
 
-    fn close(&self) -> Result<(), BackendIoError> {
-        self.inner.close()
+    fn try_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(true)
     }
 
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.try_lock_range(start, end)
+    fn try_lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(true)
     }
 
-    fn try_lock_shared_range(
-        &self,
-        start: Bound<u64>,
-        end: Bound<u64>,
-    ) -> Result<bool, BackendError> {
-        self.inner.try_lock_shared_range(start, end)
+    fn unlock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<(), BackendError> {
+        Ok(())
     }
 
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_range(start, end)
-    }
-
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.lock_shared_range(start, end)
-    }
-
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.inner.unlock_range(start, end)
-    }
-
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.inner.query_lock_range(start, end)
+    fn query_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Result<bool, BackendError> {
+        Ok(false)
     }
 }

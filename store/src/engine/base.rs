@@ -7,6 +7,7 @@ use std::{ops::Bound, sync::Arc};
 use bytes::Bytes;
 use redb::{AccessGuard, Database, ReadOnlyTable, ReadableDatabase as _, TableDefinition};
 
+use super::backend::Store;
 use super::record::{self, HistKey, Place, hist_key, read_hist_key};
 use crate::{
     command::{KeyRange, LeaseId, Revision},
@@ -21,6 +22,8 @@ use crate::{
 pub(super) const CUR: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("cur");
 /// Version → its record, for all retained versions.
 pub(super) const HIST: TableDefinition<'_, &HistKey, &[u8]> = TableDefinition::new("hist");
+/// Where a bucket of live keys begins → how many are in it; see `counts`.
+pub(super) const COUNT: TableDefinition<'_, &[u8], u32> = TableDefinition::new("count");
 /// Lease → (seconds granted, seconds remaining).
 pub(super) const LEASE: TableDefinition<'_, i64, (i64, i64)> = TableDefinition::new("lease");
 /// Keys attached to leases.
@@ -37,10 +40,17 @@ type CurEntry = (AccessGuard<'static, &'static [u8]>, AccessGuard<'static, &'sta
 
 /// One checkpoint, open for reading.
 pub(super) struct Base {
-    cur: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    hist: ReadOnlyTable<&'static HistKey, &'static [u8]>,
+    /// Nothing once the engine has been closed.
+    stored: Option<Stored>,
     /// The newest revision in it.
     pub(super) revision: Revision,
+}
+
+struct Stored {
+    cur: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    hist: ReadOnlyTable<&'static HistKey, &'static [u8]>,
+    /// Open for as long as somebody reads from it.
+    store: Arc<Store>,
 }
 
 /// A version with its value, from `hist`.
@@ -50,15 +60,35 @@ pub(super) struct Found {
 }
 
 impl Base {
-    pub(super) fn open(database: &Database, revision: Revision) -> Result<Arc<Self>, Fault> {
-        let read = database.begin_read()?;
+    pub(super) fn open(store: &Arc<Store>, revision: Revision) -> Result<Arc<Self>, Fault> {
+        let read = store.database.begin_read()?;
         let (cur, hist) = (read.open_table(CUR)?, read.open_table(HIST)?);
-        Ok(Arc::new(Self { cur, hist, revision }))
+        let stored = Some(Stored { cur, hist, store: Arc::clone(store) });
+        Ok(Arc::new(Self { stored, revision }))
+    }
+
+    /// Stands in for a checkpoint that must no longer be read.
+    pub(super) fn closed(revision: Revision) -> Arc<Self> {
+        Arc::new(Self { stored: None, revision })
+    }
+
+    fn stored(&self) -> Result<&Stored, Fault> {
+        self.stored.as_ref().ok_or(Fault::Stopped)
+    }
+
+    /// The database it is in.
+    pub(super) fn store(&self) -> Result<&Arc<Store>, Fault> {
+        Ok(&self.stored()?.store)
+    }
+
+    /// The length of the database's file.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.stored.as_ref().map_or(0, |stored| stored.store.file_bytes())
     }
 
     /// The newest version of a key at or below a revision.
     pub(super) fn get(&self, key: &[u8], at: Revision) -> Result<Option<(Meta, Bytes)>, Fault> {
-        let Some(row) = self.cur.get(key)? else { return Ok(None) };
+        let Some(row) = self.stored()?.cur.get(key)? else { return Ok(None) };
         let (meta, place) = record::read_cur(row.value())?;
         if meta.at.main > at {
             return Ok(self.older(&meta, at)?.map(|found| (found.meta, found.value)));
@@ -79,7 +109,7 @@ impl Base {
             if next == Version::NONE {
                 return Ok(None);
             }
-            let Some(row) = self.hist.get(&hist_key(next))? else { return Ok(None) };
+            let Some(row) = self.stored()?.hist.get(&hist_key(next))? else { return Ok(None) };
             let row = record::read_hist(next, row.value())?;
             if next.main <= at {
                 return Ok(Some(Found { meta: row.meta, value: row.value() }));
@@ -89,14 +119,14 @@ impl Base {
     }
 
     pub(super) fn value(&self, at: Version) -> Result<Bytes, Fault> {
-        let row = self.hist.get(&hist_key(at))?.ok_or_else(|| {
+        let row = self.stored()?.hist.get(&hist_key(at))?.ok_or_else(|| {
             Fault::Damaged(format!("the history lacks revision {}, which is in use", at.main))
         })?;
         Ok(record::read_hist(at, row.value())?.value())
     }
 
     pub(super) fn links(&self, at: Version) -> Result<Option<Links>, Fault> {
-        let Some(row) = self.hist.get(&hist_key(at))? else { return Ok(None) };
+        let Some(row) = self.stored()?.hist.get(&hist_key(at))? else { return Ok(None) };
         Ok(Some(record::read_hist(at, row.value())?.meta.links))
     }
 
@@ -104,7 +134,7 @@ impl Base {
     pub(super) fn dead(&self, at: Revision) -> Result<Option<u64>, Fault> {
         let last = hist_key(Version { main: at, sub: u32::MAX });
         let first = hist_key(Version { main: at, sub: 0 });
-        let Some(row) = self.hist.range::<&HistKey>(&first..=&last)?.next_back() else {
+        let Some(row) = self.stored()?.hist.range::<&HistKey>(&first..=&last)?.next_back() else {
             return Ok(None);
         };
         let (key, row) = row?;
@@ -120,7 +150,7 @@ impl Base {
             KeyRange::Span(_, end) => (Bound::Included(start), Bound::Excluded(end.as_ref())),
             KeyRange::From(_) => (Bound::Included(start), Bound::Unbounded),
         };
-        let rows = self.cur.range::<&[u8]>((lower, upper))?;
+        let rows = self.stored()?.cur.range::<&[u8]>((lower, upper))?;
         let mut walk = Walk { rows: Some(rows), row: None };
         walk.advance()?;
         Ok(walk)
@@ -139,7 +169,7 @@ impl Base {
         }
         let first = hist_key(Version { main: from, sub: 0 });
         let last = hist_key(Version { main: upto, sub: u32::MAX });
-        for row in self.hist.range::<&HistKey>(&first..=&last)? {
+        for row in self.stored()?.hist.range::<&HistKey>(&first..=&last)? {
             let (key, row) = row?;
             if !visit(&record::read_hist(read_hist_key(key.value()), row.value())?)? {
                 break;
@@ -150,7 +180,7 @@ impl Base {
 
     /// A version by its name, if it is retained: its key goes with it.
     pub(super) fn version(&self, at: Version) -> Result<Option<Found>, Fault> {
-        let Some(row) = self.hist.get(&hist_key(at))? else { return Ok(None) };
+        let Some(row) = self.stored()?.hist.get(&hist_key(at))? else { return Ok(None) };
         let row = record::read_hist(at, row.value())?;
         Ok(Some(Found { meta: row.meta, value: row.value() }))
     }

@@ -7,13 +7,16 @@
 //! one costs the database a page each.
 //!
 //! The same transaction carries a slice of compaction. If there is compaction left to do and
-//! nothing to write, transactions of compaction alone follow.
+//! nothing to write, transactions of compaction alone follow. Removal goes in small batches with
+//! rests between them, so that it takes little of the machine at a time, and gives way to a
+//! memtable that waits.
 
-use std::{ops::Bound, sync::Arc};
+use std::{any::Any, ops::Bound, sync::Arc, time::Duration};
 
-use redb::{Database, WriteTransaction};
+use redb::WriteTransaction;
 
 use super::{
+    backend::Store,
     base::{Base, CUR, HIST},
     compact,
     memtable::Memtable,
@@ -34,18 +37,33 @@ pub(super) struct Frozen {
 
 /// The database as the checkpoint thread has it.
 pub(super) struct Writer {
-    pub(super) database: Database,
+    pub(super) store: Arc<Store>,
     pub(super) progress: Progress,
     /// What the last checkpoint contained, for transactions of compaction alone.
     pub(super) last: Cut,
-    /// The length of one step of compaction.
+    /// Versions that compaction looks at in one transaction, and before it rests.
     pub(super) compact_slice: usize,
+    pub(super) compact_batch: usize,
+    pub(super) compact_rest: Duration,
+    /// What is no longer in use here but may be elsewhere. Taking apart a memtable or closing a
+    /// database takes milliseconds, so it is done on this thread, when nobody else is left.
+    pub(super) retired: Vec<Arc<dyn Any + Send + Sync>>,
 }
 
+/// Rests between two batches of removal; false if there is something more pressing to do.
+pub(super) type Rest<'a> = &'a dyn Fn() -> bool;
+
 impl Writer {
-    /// Writes a frozen memtable, and opens what was written for reading.
-    pub(super) fn checkpoint(&mut self, frozen: &Frozen) -> Result<Arc<Base>, Fault> {
-        let base = self.commit(&frozen.cut, |transaction| {
+    /// Writes a frozen memtable, and opens what was written for reading. Removes compacted versions
+    /// on the way, if it is given how to rest.
+    pub(super) fn checkpoint(
+        &mut self,
+        frozen: &Frozen,
+        compact: Option<Rest<'_>>,
+    ) -> Result<Arc<Base>, Fault> {
+        let written = self.last.counts.clone();
+        let base = self.commit(&frozen.cut, compact, |transaction| {
+            frozen.cut.counts.write(transaction, Some(&written))?;
             write_current(transaction, &frozen.table)?;
             write_history(transaction, &frozen.table)
         })?;
@@ -54,9 +72,9 @@ impl Writer {
     }
 
     /// Goes on removing compacted versions.
-    pub(super) fn compact(&mut self) -> Result<Arc<Base>, Fault> {
+    pub(super) fn compact(&mut self, rest: Rest<'_>) -> Result<Arc<Base>, Fault> {
         let cut = self.last.clone();
-        self.commit(&cut, |_| Ok(()))
+        self.commit(&cut, Some(rest), |_| Ok(()))
     }
 
     /// Whether compacted versions are left that the last checkpoint knows of.
@@ -64,21 +82,47 @@ impl Writer {
         self.progress.is_due(self.last.compacted)
     }
 
+    /// Goes on in another database, which has the same contents.
+    pub(super) fn move_to(&mut self, store: Arc<Store>) {
+        let old = std::mem::replace(&mut self.store, store);
+        self.retire(old);
+    }
+
+    pub(super) fn retire(&mut self, something: Arc<dyn Any + Send + Sync>) {
+        self.retired.push(something);
+        self.clear_retired();
+    }
+
+    pub(super) fn clear_retired(&mut self) {
+        self.retired.retain(|retired| Arc::strong_count(retired) > 1);
+    }
+
     fn commit(
         &mut self,
         cut: &Cut,
+        compact: Option<Rest<'_>>,
         write: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
     ) -> Result<Arc<Base>, Fault> {
-        let mut transaction = self.database.begin_write()?;
+        let mut transaction = self.store.database.begin_write()?;
         // Saves the allocator's state with the commit, so that opening never walks the file.
         transaction.set_quick_repair(true);
         write(&transaction)?;
-        let progress =
-            compact::slice(&transaction, cut.compacted, self.progress, self.compact_slice)?;
+        let mut progress = self.progress;
+        if let Some(rest) = compact {
+            let mut left = self.compact_slice;
+            while left > 0 && progress.is_due(cut.compacted) {
+                let batch = self.compact_batch.min(left);
+                progress = compact::slice(&transaction, cut.compacted, progress, batch)?;
+                left -= batch;
+                if !progress.is_due(cut.compacted) || !rest() {
+                    break;
+                }
+            }
+        }
         meta::write(&transaction, cut, progress)?;
         transaction.commit()?;
         self.progress = progress;
-        Base::open(&self.database, cut.revision)
+        Base::open(&self.store, cut.revision)
     }
 }
 

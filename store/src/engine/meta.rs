@@ -6,17 +6,21 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use redb::{Database, ReadableDatabase as _, ReadableTable, TableError, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase as _, ReadableTable, TableError, WriteTransaction,
+};
 
-use super::base::{self, ALARM, CUR, HIST, LEASE, LEASE_KEYS, MEMBER, META};
+use super::base::{self, ALARM, COUNT, CUR, HIST, LEASE, LEASE_KEYS, MEMBER, META};
+use super::{counts::Counts, record};
 use crate::{
     command::{self, Alarm, AlarmKind, Command, Member, MemberId, Revision},
     fault::Fault,
     machine::{Quota, State, lease::Touched, rows::Version, size::Sizes},
 };
 
-/// The layout this version of the program writes. It reads this one only: there is no older.
-pub(super) const FORMAT: u32 = 1;
+/// The layout this version of the program writes. An older one is brought up to it when it is
+/// opened: format 1 had no counts of keys.
+pub(super) const FORMAT: u32 = 2;
 
 /// Who the data belong to; settled when the database is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +58,7 @@ pub(super) struct Cut {
     pub(super) revision: Revision,
     pub(super) compacted: Revision,
     pub(super) sizes: Sizes,
+    pub(super) counts: Counts,
     pub(super) quota: Quota,
     pub(super) touched: Touched,
     pub(super) alarms: BTreeSet<Alarm>,
@@ -66,6 +71,7 @@ pub(super) struct Opened {
     pub(super) applied: Option<u64>,
     pub(super) raft: Bytes,
     pub(super) state: State,
+    pub(super) counts: Counts,
     pub(super) progress: Progress,
 }
 
@@ -136,12 +142,30 @@ pub(super) fn initialise(database: &Database, identity: Identity) -> Result<(), 
         revision: state.revision,
         compacted: state.compacted,
         sizes: state.sizes,
+        counts: Counts::default(),
         quota: state.quota,
         touched: Touched::default(),
         alarms: state.alarms,
         members: Vec::new(),
     };
+    cut.counts.write(&transaction, None)?;
     write(&transaction, &cut, Progress::default())?;
+    Ok(transaction.commit()?)
+}
+
+/// Brings a database of format 1 up to this one.
+pub(super) fn upgrade(database: &Database) -> Result<(), Fault> {
+    let mut counts = Counts::default();
+    for row in database.begin_read()?.open_table(CUR)?.range::<&[u8]>(..)? {
+        let (key, row) = row?;
+        if !record::read_cur(row.value())?.0.is_tombstone() {
+            counts.push(key.value());
+        }
+    }
+    let mut transaction = database.begin_write()?;
+    transaction.set_quick_repair(true);
+    counts.write(&transaction, None)?;
+    transaction.open_table(META)?.insert("format", &FORMAT.to_le_bytes()[..])?;
     Ok(transaction.commit()?)
 }
 
@@ -155,6 +179,12 @@ pub(super) fn format(database: &Database) -> Result<Option<u32>, Fault> {
         Err(TableError::TableDoesNotExist(_)) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The newest revision that a database holds.
+pub(super) fn revision(transaction: &ReadTransaction) -> Result<Revision, Fault> {
+    let [revision] = read(&transaction.open_table(META)?, "revision", i64::from_le_bytes)?;
+    Ok(Revision(revision))
 }
 
 pub(super) fn open(database: &Database) -> Result<Opened, Fault> {
@@ -199,6 +229,7 @@ pub(super) fn open(database: &Database) -> Result<Opened, Fault> {
         applied,
         raft: Bytes::copy_from_slice(raft.value()),
         state,
+        counts: Counts::read(&transaction.open_table(COUNT)?)?,
         progress: Progress {
             done: Revision(done),
             target: Revision(target),

@@ -18,33 +18,38 @@ mod backend;
 mod base;
 mod checkpoint;
 mod compact;
+mod counts;
+mod defragment;
 mod filter;
 mod history;
 mod memtable;
 mod meta;
 mod record;
 mod shared;
+mod snapshot;
 mod tables;
 mod view;
 
-use std::{fs::File, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
 use bytes::Bytes;
 
+use self::{
+    backend::Home,
+    base::Base,
+    checkpoint::Writer,
+    memtable::{Log, Memtable},
+    meta::Cut,
+    shared::{Core, Current, Facts, Shared},
+    snapshot::Snapshot,
+    tables::Tables,
+};
 pub use self::{
     backend::Storage,
     history::{Budget, History},
     meta::Identity,
     shared::Durable,
     view::{Backlog, Reader, StoreSizes, View},
-};
-use self::{
-    base::Base,
-    checkpoint::Writer,
-    memtable::{Log, Memtable},
-    meta::Cut,
-    shared::{Core, Current, Facts, Shared},
-    tables::Tables,
 };
 use crate::{
     command::{Command, Outcome, Revised},
@@ -62,8 +67,13 @@ pub struct EngineConfig {
     pub memtable_bytes: usize,
     pub memtable_age: Duration,
     pub cache_bytes: usize,
-    /// Versions looked at by one step of compaction.
+    /// Versions looked at by compaction in one transaction.
     pub compact_slice: usize,
+    /// Versions it looks at before it rests, and how long it rests.
+    pub compact_batch: usize,
+    pub compact_rest: Duration,
+    /// Live keys counted together: what a count may have to walk at each end of a range.
+    pub bucket_keys: u64,
 }
 
 impl EngineConfig {
@@ -76,6 +86,9 @@ impl EngineConfig {
             memtable_age: limits::MEMTABLE_AGE,
             cache_bytes: limits::CACHE_BYTES,
             compact_slice: limits::COMPACT_SLICE_VERSIONS,
+            compact_batch: limits::COMPACT_BATCH_VERSIONS,
+            compact_rest: limits::COMPACT_REST,
+            bucket_keys: limits::BUCKET_KEYS_MAX,
         }
     }
 }
@@ -96,15 +109,15 @@ pub struct Engine {
     reader: Reader,
     identity: Identity,
     checkpointer: Option<JoinHandle<()>>,
-    /// Held for as long as the database is open.
-    _lock: Option<File>,
 }
 
 impl Engine {
     /// Opens or makes a database. Replay begins after [`Self::applied`].
     pub fn open(config: EngineConfig) -> Result<Self, Fault> {
-        let opened = backend::open(config.storage, config.cache_bytes, config.identity)?;
-        let found = meta::open(&opened.database)?;
+        let home = Home::open(config.storage, config.cache_bytes)?;
+        let store = home.database(config.identity)?;
+        let found = meta::open(&store.database)?;
+        let counts = found.counts.in_buckets_of(config.bucket_keys);
         let state = found.state;
         let last = Cut {
             applied: found.applied,
@@ -112,6 +125,7 @@ impl Engine {
             revision: state.revision,
             compacted: state.compacted,
             sizes: state.sizes,
+            counts: counts.clone(),
             quota: state.quota,
             touched: Touched::default(),
             alarms: state.alarms.clone(),
@@ -126,7 +140,7 @@ impl Engine {
         let tables = Arc::new(Tables {
             active: Arc::new(Memtable::default()),
             frozen: Vec::new(),
-            base: Base::open(&opened.database, state.revision)?,
+            base: Base::open(&store, state.revision)?,
             recent: Arc::new(Log::default()),
         });
         let current = Current {
@@ -134,23 +148,26 @@ impl Engine {
             revision: state.revision,
             compacted: state.compacted,
             sizes: state.sizes,
+            counts: counts.clone(),
             facts: Arc::new(Facts::of(&state)),
         };
-        let core = Core { state, applied: found.applied, raft: found.raft, dirty: false };
+        let core = Core { state, counts, applied: found.applied, raft: found.raft, dirty: false };
         let (bytes, age) = (config.memtable_bytes, config.memtable_age);
-        let shared = Arc::new(Shared::new(core, current, durable, opened.bytes, bytes, age));
+        let shared = Arc::new(Shared::new(core, current, durable, bytes, age));
         let writer = Writer {
-            database: opened.database,
+            store,
             progress: found.progress,
             last,
             compact_slice: config.compact_slice.max(1),
+            compact_batch: config.compact_batch.max(1),
+            compact_rest: config.compact_rest,
+            retired: Vec::new(),
         };
         let checkpointer = start_checkpointer(shared.clone(), writer)?;
         Ok(Self {
-            reader: Reader { shared },
+            reader: Reader { shared, home },
             identity: found.identity,
             checkpointer: Some(checkpointer),
-            _lock: opened.lock,
         })
     }
 
@@ -187,16 +204,20 @@ impl Engine {
     ) -> Result<Applied, Fault> {
         let shared = &self.reader.shared;
         shared.make_room()?;
-        let mut core = shared.core();
+        let mut guard = shared.core();
+        let core = &mut *guard;
         assert!(core.applied.is_none_or(|applied| applied < index), "entry {index} applied twice");
         let tables = shared.current().tables;
         let mut applied =
             Applied { index, outcomes: Vec::with_capacity(commands.len()), events: Vec::new() };
         core.dirty = true;
         for command in commands {
-            let done = machine::apply(&mut core.state, &*tables, command)?;
+            let revision = core.state.revision;
+            let rows = Snapshot { tables: &tables, counts: &core.counts, revision };
+            let done = machine::apply(&mut core.state, &rows, command)?;
             applied.outcomes.push(done.outcome);
             if let Some((revised, traces)) = done.revised {
+                snapshot::note(&mut core.counts, &tables, &revised)?;
                 tables.active.push(revised.clone(), traces);
                 applied.events.push(revised);
             }
@@ -205,7 +226,7 @@ impl Engine {
         if let Some(raft) = raft {
             core.raft = raft;
         }
-        shared.publish(&core);
+        shared.publish(core);
         Ok(applied)
     }
 
@@ -230,6 +251,7 @@ impl Drop for Engine {
             // The thread's own panic has been reported; there is nothing left to stop.
             std::process::abort();
         }
+        self.reader.shared.close();
     }
 }
 

@@ -13,10 +13,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, RwLock},
     time::Duration,
 };
 
@@ -24,16 +21,19 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::{
+    backend::Store,
     base::Base,
     checkpoint::{Frozen, Writer},
-    memtable::Memtable,
+    counts::Counts,
+    memtable::{Log, Memtable},
     meta::Cut,
+    snapshot::Snapshot,
     tables::Tables,
 };
 use crate::{
     command::{Alarm, Member, Revision},
     fault::Fault,
-    limits::MEMTABLES_FROZEN_MAX,
+    limits::{APPLY_DELAY_MAX, MEMTABLE_OVERGROWTH_PERCENT, MEMTABLES_FROZEN_MAX},
     machine::{Quota, State, size::Sizes},
 };
 
@@ -80,12 +80,20 @@ pub(super) struct Current {
     pub(super) revision: Revision,
     pub(super) compacted: Revision,
     pub(super) sizes: Sizes,
+    pub(super) counts: Counts,
     pub(super) facts: Arc<Facts>,
+}
+
+impl Current {
+    pub(super) fn rows(&self) -> Snapshot<'_> {
+        Snapshot { tables: &self.tables, counts: &self.counts, revision: self.revision }
+    }
 }
 
 /// The machine's state, and the log position it is at.
 pub(super) struct Core {
     pub(super) state: State,
+    pub(super) counts: Counts,
     pub(super) applied: Option<u64>,
     pub(super) raft: Bytes,
     /// Something was applied since the last freeze.
@@ -100,10 +108,19 @@ struct Queue {
     force: bool,
     stop: bool,
     failed: Option<Fault>,
+    /// The checkpoint thread is in the middle of something.
+    busy: bool,
+    /// A defragmentation is under way: it may miss nothing, so nothing is removed.
+    keep: bool,
+    /// Its last step is: nothing is written.
+    hold: bool,
+    /// The database to write to from now on.
+    moved: Option<Arc<Store>>,
 }
 
 enum Job {
-    Write(Arc<Frozen>),
+    /// Whether compacted versions may go in the same transaction.
+    Write(Arc<Frozen>, bool),
     Compact,
     Freeze,
     Stop,
@@ -116,9 +133,10 @@ pub(super) struct Shared {
     queue_changed: Condvar,
     pub(super) durable: watch::Sender<Durable>,
     pub(super) fault: watch::Sender<Option<Fault>>,
-    file_bytes: Arc<AtomicU64>,
     memtable_bytes: usize,
     memtable_age: Duration,
+    /// Held by whoever defragments.
+    pub(super) defragmenting: tokio::sync::Mutex<()>,
 }
 
 const HELD: &str = "no holder of the lock panics";
@@ -128,7 +146,6 @@ impl Shared {
         core: Core,
         current: Current,
         durable: Durable,
-        file_bytes: Arc<AtomicU64>,
         memtable_bytes: usize,
         memtable_age: Duration,
     ) -> Self {
@@ -139,9 +156,9 @@ impl Shared {
             queue_changed: Condvar::new(),
             durable: watch::Sender::new(durable),
             fault: watch::Sender::new(None),
-            file_bytes,
             memtable_bytes,
             memtable_age,
+            defragmenting: tokio::sync::Mutex::default(),
         }
     }
 
@@ -153,34 +170,45 @@ impl Shared {
         self.current.read().expect(HELD).clone()
     }
 
-    pub(super) fn file_bytes(&self) -> u64 {
-        self.file_bytes.load(Ordering::Relaxed)
-    }
-
     /// Shows readers what has been applied.
     pub(super) fn publish(&self, core: &Core) {
         let mut current = self.current.write().expect(HELD);
         current.revision = core.state.revision;
         current.compacted = core.state.compacted;
         current.sizes = core.state.sizes;
+        current.counts = core.counts.clone();
         if !current.facts.is_of(&core.state) {
             current.facts = Arc::new(Facts::of(&core.state));
         }
     }
 
-    /// Before applying: if the active memtable is full, waits for a place among the frozen ones and
-    /// freezes it.
+    /// Before applying: freezes the active memtable if it is full. While as many as may be are
+    /// frozen already, it grows on, and each entry is held up a little longer than the one before,
+    /// until the checkpoint thread is through or the hard bound is reached.
     pub(super) fn make_room(&self) -> Result<(), Fault> {
-        let full = self.current().tables.active.bytes() >= self.memtable_bytes;
+        let bytes = self.current().tables.active.bytes();
         let mut queue = self.queue.lock().expect(HELD);
-        while full && queue.frozen.len() >= MEMTABLES_FROZEN_MAX && queue.failed.is_none() {
-            queue = self.queue_changed.wait(queue).expect(HELD);
+        if bytes >= self.memtable_bytes && queue.frozen.len() >= MEMTABLES_FROZEN_MAX {
+            let bytes_max = self.memtable_bytes.saturating_mul(MEMTABLE_OVERGROWTH_PERCENT) / 100;
+            let (over, span) = (bytes - self.memtable_bytes, bytes_max - self.memtable_bytes);
+            let full = |queue: &mut Queue| {
+                queue.frozen.len() >= MEMTABLES_FROZEN_MAX && queue.failed.is_none()
+            };
+            if over < span {
+                let permille = u32::try_from(over * 1000 / span).expect("less than a thousand");
+                let delay = APPLY_DELAY_MAX * permille / 1000;
+                let waited = self.queue_changed.wait_timeout_while(queue, delay, full);
+                queue = waited.expect(HELD).0;
+            } else {
+                queue = self.queue_changed.wait_while(queue, full).expect(HELD);
+            }
         }
         if let Some(fault) = &queue.failed {
             return Err(fault.clone());
         }
+        let freeze = bytes >= self.memtable_bytes && queue.frozen.len() < MEMTABLES_FROZEN_MAX;
         drop(queue);
-        if full {
+        if freeze {
             self.freeze();
         }
         Ok(())
@@ -199,6 +227,7 @@ impl Shared {
             revision: core.state.revision,
             compacted: core.state.compacted,
             sizes: core.state.sizes,
+            counts: core.counts.clone(),
             quota: core.state.quota,
             touched: core.state.leases.take_touched(),
             alarms: core.state.alarms.clone(),
@@ -218,27 +247,41 @@ impl Shared {
         };
         let mut queue = self.queue.lock().expect(HELD);
         queue.frozen.push_back(Arc::new(Frozen { table, cut }));
+        if queue.frozen.len() >= MEMTABLES_FROZEN_MAX {
+            self.hurry();
+        }
         self.queue_changed.notify_all();
     }
 
-    /// After a memtable was written: reads go to the database instead.
-    fn written(&self, frozen: &Arc<Frozen>, base: Arc<Base>) {
-        {
+    /// Lets the checkpoint that is being written take the disk as it can.
+    fn hurry(&self) {
+        if let Ok(store) = self.current().tables.base.store() {
+            store.pace.hurry(true);
+        }
+    }
+
+    /// After a memtable was written: reads go to the database instead. Gives back the log that was
+    /// kept of the one before.
+    fn written(&self, frozen: &Arc<Frozen>, base: Arc<Base>) -> Arc<Log> {
+        let before = {
             let mut current = self.current.write().expect(HELD);
             let tables = &current.tables;
             let (oldest, newer) = tables.frozen.split_last().expect("what was written is frozen");
             assert!(Arc::ptr_eq(oldest, &frozen.table), "memtables are written in order");
-            let recent = if oldest.log.first().is_some() { &oldest.log } else { &tables.recent };
+            let before = tables.recent.clone();
+            let recent = if oldest.log.first().is_some() { &oldest.log } else { &before };
             current.tables = Arc::new(Tables {
                 active: tables.active.clone(),
                 frozen: newer.to_vec(),
                 base,
                 recent: recent.clone(),
             });
-        }
+            before
+        };
         let mut queue = self.queue.lock().expect(HELD);
         queue.frozen.pop_front();
         self.queue_changed.notify_all();
+        before
     }
 
     fn rebase(&self, base: Arc<Base>) {
@@ -263,8 +306,26 @@ impl Shared {
         self.queue_changed.notify_all();
     }
 
+    /// After the checkpoint thread has ended: lets go of the database, so that it is closed when
+    /// the last view is gone, and what readers still ask is refused.
+    pub(super) fn close(&self) {
+        let queue = self.queue.lock().expect(HELD);
+        let mut queue = self.queue_changed.wait_while(queue, |queue| queue.keep).expect(HELD);
+        queue.moved = None;
+        drop(queue);
+        let revision = self.current().tables.base.revision;
+        self.rebase(Base::closed(revision));
+    }
+
+    fn fail(&self, fault: Fault) {
+        self.fault.send_replace(Some(fault.clone()));
+        self.queue.lock().expect(HELD).failed = Some(fault);
+        self.queue_changed.notify_all();
+    }
+
     /// Waits until an entry is on disk, or never will be.
     pub(super) fn wait_for_durable(&self, index: Option<u64>) -> Result<(), Fault> {
+        self.hurry();
         let mut queue = self.queue.lock().expect(HELD);
         while self.durable.borrow().index < index {
             if let Some(fault) = &queue.failed {
@@ -281,12 +342,22 @@ impl Shared {
 
     /// The checkpoint thread.
     pub(super) fn run(&self, mut writer: Writer) {
+        let time = writer.compact_rest;
         loop {
-            let done = match self.next_job(writer.compaction_is_due()) {
-                Job::Write(frozen) => {
-                    writer.checkpoint(&frozen).map(|base| self.written(&frozen, base))
+            let done = match self.next_job(&mut writer) {
+                Job::Write(frozen, compact) => {
+                    // What is being written is first in the queue.
+                    let rest = || self.rest(time, 1);
+                    writer.checkpoint(&frozen, compact.then_some(&rest)).map(|base| {
+                        let log = self.written(&frozen, base);
+                        writer.retire(frozen);
+                        writer.retire(log);
+                    })
                 }
-                Job::Compact => writer.compact().map(|base| self.rebase(base)),
+                Job::Compact => {
+                    let rest = || self.rest(time, 0);
+                    writer.compact(&rest).map(|base| self.rebase(base))
+                }
                 Job::Freeze => {
                     self.freeze();
                     continue;
@@ -294,10 +365,7 @@ impl Shared {
                 Job::Stop => return,
             };
             if let Err(fault) = done {
-                self.fault.send_replace(Some(fault.clone()));
-                self.queue.lock().expect(HELD).failed = Some(fault);
-                self.queue_changed.notify_all();
-                return;
+                return self.fail(fault);
             }
             self.durable.send_replace(Durable {
                 index: writer.last.applied,
@@ -311,26 +379,98 @@ impl Shared {
         }
     }
 
-    fn next_job(&self, compaction_is_due: bool) -> Job {
+    fn next_job(&self, writer: &mut Writer) -> Job {
         let mut queue = self.queue.lock().expect(HELD);
+        queue.busy = false;
+        self.queue_changed.notify_all();
         loop {
             if queue.stop {
                 return Job::Stop;
             }
-            if let Some(oldest) = queue.frozen.front() {
-                return Job::Write(oldest.clone());
+            if let Some(store) = queue.moved.take() {
+                writer.move_to(store);
             }
-            if std::mem::take(&mut queue.force) {
-                return Job::Freeze;
+            if !queue.hold {
+                if let Some(oldest) = queue.frozen.front().cloned() {
+                    queue.busy = true;
+                    writer.store.pace.hurry(queue.frozen.len() >= MEMTABLES_FROZEN_MAX);
+                    return Job::Write(oldest, !queue.keep);
+                }
+                if std::mem::take(&mut queue.force) {
+                    return Job::Freeze;
+                }
+                if writer.compaction_is_due() && !queue.keep {
+                    queue.busy = true;
+                    return Job::Compact;
+                }
             }
-            if compaction_is_due {
-                return Job::Compact;
-            }
+            writer.clear_retired();
             let waited = self.queue_changed.wait_timeout(queue, self.memtable_age).expect(HELD);
             queue = waited.0;
-            if waited.1.timed_out() {
+            if waited.1.timed_out() && !queue.hold {
                 return Job::Freeze;
             }
         }
+    }
+
+    /// Between two batches of removal. False if something more pressing waits: a memtable beyond
+    /// the `own` ones, a defragmentation, the end.
+    fn rest(&self, time: Duration, own: usize) -> bool {
+        let idle = |queue: &mut Queue| queue.frozen.len() <= own && !queue.keep && !queue.stop;
+        let queue = self.queue.lock().expect(HELD);
+        let (mut queue, _) = self.queue_changed.wait_timeout_while(queue, time, idle).expect(HELD);
+        idle(&mut queue)
+    }
+
+    /// Begins a defragmentation: from the return on nothing is removed from the database, which is
+    /// given.
+    pub(super) fn keep(&self) -> Result<Arc<Store>, Fault> {
+        let mut queue = self.queue.lock().expect(HELD);
+        queue.keep = true;
+        self.wait_until_idle(queue)?;
+        self.current().tables.base.store().cloned()
+    }
+
+    /// Its last step: from the return on nothing is written either.
+    pub(super) fn hold(&self) -> Result<(), Fault> {
+        let mut queue = self.queue.lock().expect(HELD);
+        queue.hold = true;
+        self.wait_until_idle(queue)
+    }
+
+    fn wait_until_idle(&self, queue: MutexGuard<'_, Queue>) -> Result<(), Fault> {
+        let busy = |queue: &mut Queue| queue.busy && queue.failed.is_none() && !queue.stop;
+        let queue = self.queue_changed.wait_while(queue, busy).expect(HELD);
+        Self::alive(&queue)
+    }
+
+    fn alive(queue: &Queue) -> Result<(), Fault> {
+        match &queue.failed {
+            Some(fault) => Err(fault.clone()),
+            None if queue.stop => Err(Fault::Stopped),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether a defragmentation may go on.
+    pub(super) fn goes_on(&self) -> Result<(), Fault> {
+        Self::alive(&self.queue.lock().expect(HELD))
+    }
+
+    /// Makes another database, of the same contents, the one that is read and written.
+    pub(super) fn move_to(&self, store: Arc<Store>, base: Arc<Base>) {
+        self.rebase(base);
+        self.queue.lock().expect(HELD).moved = Some(store);
+    }
+
+    /// Ends a defragmentation. Where it has failed so that the database cannot be trusted to be
+    /// the one that a restart finds, the engine fails with it.
+    pub(super) fn release(&self, fatal: Option<Fault>) {
+        if let Some(fault) = fatal {
+            self.fail(fault);
+        }
+        let mut queue = self.queue.lock().expect(HELD);
+        (queue.keep, queue.hold) = (false, false);
+        self.queue_changed.notify_all();
     }
 }

@@ -18,10 +18,13 @@ use super::{
     record::{self, Place},
 };
 use crate::{
-    command::{KeyRange, Revision},
+    command::{Event, KeyRange, Revision},
     fault::Fault,
     machine::rows::{Links, Meta, Piece, Row, Rows, RowsMut, Version},
 };
+
+/// Revisions taken from a log under one hold of its lock.
+const LOGGED_AT_ONCE: usize = 1024;
 
 /// Everything there is to read. Replaced as a whole when a memtable is frozen or written out.
 pub(super) struct Tables {
@@ -55,6 +58,39 @@ impl Tables {
             .map(|log| log.from(from, count))
             .find(|found| !found.is_empty())
             .unwrap_or_default()
+    }
+
+    /// By how many live keys a range has grown from one revision to a later one.
+    pub(super) fn growth(
+        &self,
+        range: &KeyRange,
+        after: Revision,
+        upto: Revision,
+    ) -> Result<i64, Fault> {
+        let (mut growth, mut next) = (0, after.next());
+        let logged_from = self.first_logged().unwrap_or_else(|| self.base.revision.next());
+        let stored_upto = upto.min(Revision(logged_from.0 - 1));
+        self.base.versions(next, stored_upto, &mut |row| {
+            if range.contains(row.key) {
+                growth += match row.meta.version {
+                    0 => -1,
+                    1 => 1,
+                    _ => 0,
+                };
+            }
+            Ok(true)
+        })?;
+        next = next.max(logged_from);
+        while next <= upto {
+            let batch = self.logged(next, LOGGED_AT_ONCE);
+            let Some(last) = batch.last() else { break };
+            let revisions = batch.iter().map(|logged| &logged.revised);
+            let events = revisions.take_while(|r| r.revision <= upto).flat_map(|r| &r.events);
+            let inside = events.filter(|event| range.contains(&event.kv.key));
+            growth += inside.map(Event::growth).sum::<i64>();
+            next = last.revised.revision.next();
+        }
+        Ok(growth)
     }
 
     fn visit_base(

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
+    backend::Home,
+    defragment,
     history::{self, Budget, History},
     record::HistRow,
     shared::{Current, Durable, Shared},
@@ -23,7 +25,7 @@ use crate::{
         self, Quota,
         digest::{Digest, Hasher},
         lease::Lease,
-        range,
+        range::{self, RowSink, Summary},
         rows::{Meta, Rows as _},
     },
 };
@@ -32,6 +34,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Reader {
     pub(super) shared: Arc<Shared>,
+    pub(super) home: Home,
 }
 
 /// How many bytes the store takes.
@@ -41,6 +44,8 @@ pub struct StoreSizes {
     pub retained: u64,
     /// Of those, what the newest state needs.
     pub live: u64,
+    /// Live keys.
+    pub keys: u64,
     /// The file of the database.
     pub file: u64,
 }
@@ -59,7 +64,7 @@ impl Reader {
     /// The store as of the last entry applied.
     #[must_use]
     pub fn view(&self) -> View {
-        View { current: self.shared.current(), file_bytes: self.shared.file_bytes() }
+        View { current: self.shared.current() }
     }
 
     /// A lease with its keys, as of now.
@@ -101,6 +106,20 @@ impl Reader {
         applied
     }
 
+    /// Rewrites the database without its gaps, while reads and writes go on. One at a time: others
+    /// wait for their turn.
+    pub async fn defragment(&self) -> Result<(), Fault> {
+        let _turn = self.shared.defragmenting.lock().await;
+        let reader = self.clone();
+        let done = tokio::task::spawn_blocking(move || reader.defragment_now());
+        done.await.map_err(|_| Fault::Stopped)?
+    }
+
+    /// As [`Self::defragment`], on this thread; not beside another one.
+    pub fn defragment_now(&self) -> Result<(), Fault> {
+        defragment::run(&self.shared, &self.home)
+    }
+
     #[must_use]
     pub fn backlog(&self) -> Backlog {
         let active_bytes = self.shared.current().tables.active.bytes();
@@ -112,7 +131,6 @@ impl Reader {
 #[derive(Clone)]
 pub struct View {
     current: Current,
-    file_bytes: u64,
 }
 
 impl View {
@@ -128,12 +146,24 @@ impl View {
     }
 
     pub fn range(&self, query: &RangeQuery) -> Result<RangeAnswer, Error> {
-        range::answer(&*self.current.tables, self.compacted(), self.revision(), query)
+        range::answer(&self.current.rows(), self.compacted(), self.revision(), query)
+    }
+
+    /// As [`Self::range`], with the rows handed to `sink` in their final order as they are found:
+    /// for whoever encodes an answer without holding all its rows. The answer's own revision is
+    /// this view's.
+    pub fn range_into(
+        &self,
+        query: &RangeQuery,
+        sink: &mut impl RowSink,
+    ) -> Result<Summary, Error> {
+        let (compacted, current) = (self.compacted(), self.revision());
+        range::answer_into(&self.current.rows(), compacted, current, query, sink)
     }
 
     /// Answers a transaction that [is read-only](Txn::is_read_only).
     pub fn txn(&self, txn: &Txn) -> Result<TxnAnswer, Error> {
-        machine::ask(&*self.current.tables, self.compacted(), self.revision(), txn)
+        machine::ask(&self.current.rows(), self.compacted(), self.revision(), txn)
     }
 
     /// All changes from a revision on, as far as the budget goes; none if it lies in the future.
@@ -169,7 +199,8 @@ impl View {
         StoreSizes {
             retained: self.current.sizes.retained(),
             live: self.current.sizes.live(),
-            file: self.file_bytes,
+            keys: self.current.counts.total(),
+            file: self.current.tables.base.file_bytes(),
         }
     }
 
@@ -197,6 +228,23 @@ impl View {
             Ok(true)
         })?;
         Ok(Digest { hash: hasher.finish(), revision: upto, compacted })
+    }
+
+    /// A digest of all versions that are on hand, compacted ones included while they are. For
+    /// diagnosis only: members that have removed compacted versions at different times differ, as
+    /// etcd's do.
+    pub fn hash(&self) -> Result<u32, Error> {
+        let mut hasher = Hasher::default();
+        self.each_version(self.revision(), &mut |row| {
+            let key = bytes::Bytes::copy_from_slice(row.key);
+            if row.meta.is_tombstone() {
+                hasher.tombstone(row.meta.at, &key);
+            } else {
+                hasher.live(row.meta.at, &row.meta.with(key, row.value()));
+            }
+            Ok(true)
+        })?;
+        Ok(hasher.finish())
     }
 
     /// Of compacted versions those count that are needed at this revision; see [`machine::digest`].

@@ -62,8 +62,21 @@ impl<R: RowsMut> Draft<'_, R> {
             asked if asked.0 < 0 => self.current(),
             asked => asked,
         };
-        let answer = range::answer_at(self.rows, at, query)?;
-        Ok(RangeAnswer { revision: self.current(), ..answer })
+        let count = |range: &KeyRange| self.count(range, at);
+        let mut kept = range::Kept::default();
+        let summary = range::write(self.rows, at, query, &count, &mut kept)?;
+        Ok(kept.answer(self.current(), summary))
+    }
+
+    /// Counts are kept of finished revisions; what this one has made and deleted comes on top.
+    fn count(&self, range: &KeyRange, at: Revision) -> Result<u64, Fault> {
+        let finished = self.rows.count(range, at.min(self.base))?;
+        if at <= self.base {
+            return Ok(finished);
+        }
+        let changed = self.changes.iter().filter(|change| range.contains(&change.event.kv.key));
+        let more: i64 = changed.map(|change| change.event.growth()).sum();
+        Ok(finished.checked_add_signed(more).expect("only live keys are deleted"))
     }
 
     pub(super) fn put(&mut self, put: &Put) -> Result<PutAnswer, Error> {

@@ -112,6 +112,16 @@ pub trait Rows {
         visit: &mut dyn FnMut(&Row<'_>) -> Result<bool, Fault>,
     ) -> Result<(), Fault>;
 
+    /// How many live keys a range has at a revision. This walks; a store that keeps counts knows.
+    fn count(&self, range: &KeyRange, at: Revision) -> Result<u64, Fault> {
+        let mut count = 0;
+        self.scan(range, at, &mut |_| {
+            count += 1;
+            Ok(true)
+        })?;
+        Ok(count)
+    }
+
     /// The value of a version that is known to be retained.
     fn value(&self, at: Version) -> Result<Bytes, Fault>;
 

@@ -12,6 +12,9 @@ use crate::command::{Alarm, AlarmKind, Command, MemberId, Response as Answer, Re
 /// The level of etcd's API that this store implements. Plain numbers: clients split it on dots.
 pub const API_VERSION: &str = "3.7.0";
 
+/// The same, as a cluster's version is given.
+const API_LEVEL: &str = "3.7";
+
 pub(super) struct Maintenance(pub(super) Arc<Member>);
 
 #[tonic::async_trait]
@@ -101,14 +104,21 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         &self,
         _: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
-        Err(status::not_built("Defragment"))
+        self.0.reader.defragment().await.map_err(|fault| status::defragment(&fault))?;
+        Ok(Response::new(pb::DefragmentResponse { header: Some(self.0.header_now()) }))
     }
 
     async fn hash(
         &self,
         _: Request<pb::HashRequest>,
     ) -> Result<Response<pb::HashResponse>, Status> {
-        Err(status::not_built("Hash"))
+        let reader = self.0.reader.clone();
+        let hash = move || {
+            let view = reader.view();
+            view.hash().map(|hash| (view.revision(), hash))
+        };
+        let (revision, hash) = self.0.slow_read(hash).await?.map_err(read_error)?;
+        Ok(Response::new(pb::HashResponse { header: Some(self.0.header(revision)), hash }))
     }
 
     type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
@@ -127,12 +137,32 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         Err(status::not_built("MoveLeader"))
     }
 
+    /// There is no older version of this store to go down to, so every target is a wrong one, in
+    /// etcd's words; nothing is ever under way, so cancelling always succeeds.
     async fn downgrade(
         &self,
-        _: Request<pb::DowngradeRequest>,
+        request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
-        Err(status::not_built("Downgrade"))
+        use pb::downgrade_request::DowngradeAction;
+        let request = request.into_inner();
+        match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Cancel) => Ok(Response::new(pb::DowngradeResponse {
+                header: Some(self.0.header_now()),
+                version: API_LEVEL.to_owned(),
+            })),
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) => {
+                Err(status::downgrade_target(is_version(&request.version)))
+            }
+            Err(_) => Err(status::unknown_action()),
+        }
     }
+}
+
+/// `X.Y` or `X.Y.Z`.
+fn is_version(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('.').collect();
+    let is_number = |part: &&str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    (2..=3).contains(&parts.len()) && parts.iter().all(is_number)
 }
 
 impl Maintenance {

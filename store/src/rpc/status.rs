@@ -91,6 +91,27 @@ pub(crate) fn not_built(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not built yet"))
 }
 
+/// A version that the cluster cannot go down to, or that is none.
+pub(crate) fn downgrade_target(well_formed: bool) -> Status {
+    let text = if well_formed {
+        "invalid downgrade target version"
+    } else {
+        "wrong downgrade target version format"
+    };
+    etcd(Code::InvalidArgument, text)
+}
+
+/// An action outside the enum.
+pub(crate) fn unknown_action() -> Status {
+    etcd(Code::Unknown, "unknown method")
+}
+
+/// Defragmenting failed; unless the store has stopped, it goes on with what it had.
+pub(crate) fn defragment(error: &dyn std::error::Error) -> Status {
+    tracing::error!(%error, "defragmenting failed");
+    Status::internal(format!("defragmenting failed: {error}"))
+}
+
 /// A path that is nobody's, as grpc-go answers it.
 pub(crate) fn unknown_method(service: &str, method: &str, known_service: bool) -> Status {
     if known_service {

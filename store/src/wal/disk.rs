@@ -1,9 +1,9 @@
-//! The seam below the log: a directory of flat files.
+//! The seam below the log and the database: a directory of flat files.
 //!
-//! The log asks little of a disk: create, open, rename, remove, list, make the directory durable;
-//! and of a file: its length, read, write, sync. Two implementations exist: real files here, and
+//! They ask little of a disk: create, open, rename, remove, list, make the directory durable; and
+//! of a file: its length, read, write, sync. Three implementations exist: real files here;
 //! [`super::memory`], which models what a power cut may do to writes that were not yet synced and
-//! injects errors. Offsets are absolute, so no file has a position that two users could disturb.
+//! injects errors; and [`super::volatile`], for stores that keep nothing. Offsets are absolute, so no file has a position that two users could disturb.
 //!
 //! `sync` is `fdatasync`: the log reads back only data and length, and the length changes rarely
 //! (segments are filled with zeros before they are used), so most syncs commit no journal entry.
@@ -40,6 +40,8 @@ pub trait File: Send + Sync + 'static {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize>;
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Cuts the file, or grows it by zeros.
+    fn set_size(&self, bytes: u64) -> io::Result<()>;
     /// Makes data and length durable.
     fn sync(&self) -> io::Result<()>;
 }
@@ -47,6 +49,7 @@ pub trait File: Send + Sync + 'static {
 /// Real files in one directory, held by an exclusive lock for as long as this value lives.
 pub struct RealDisk {
     dir: PathBuf,
+    syncs: bool,
     _lock: fs::File,
 }
 
@@ -71,7 +74,17 @@ impl RealDisk {
             fs::TryLockError::WouldBlock => io::Error::from(io::ErrorKind::WouldBlock),
             fs::TryLockError::Error(error) => error,
         })?;
-        Ok(Self { dir: dir.to_path_buf(), _lock: lock })
+        Ok(Self { dir: dir.to_path_buf(), syncs: true, _lock: lock })
+    }
+
+    /// The same, never waiting for the disk: `--unsafe-no-fsync`. A power cut may take anything.
+    #[must_use]
+    pub fn without_sync(self) -> Self {
+        Self { syncs: false, ..self }
+    }
+
+    fn file(&self, file: fs::File) -> Arc<dyn File> {
+        Arc::new(RealFile { file, syncs: self.syncs })
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -96,12 +109,12 @@ impl Disk for RealDisk {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true);
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        Ok(Arc::new(RealFile(options.open(self.path(name))?)))
+        Ok(self.file(options.open(self.path(name))?))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new().read(true).write(true).open(self.path(name))?;
-        Ok(Arc::new(RealFile(file)))
+        Ok(self.file(file))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -113,7 +126,7 @@ impl Disk for RealDisk {
     }
 
     fn sync_dir(&self) -> io::Result<()> {
-        fs::File::open(&self.dir)?.sync_all()
+        if self.syncs { fs::File::open(&self.dir)?.sync_all() } else { Ok(()) }
     }
 
     fn describe(&self, name: &str) -> String {
@@ -121,17 +134,20 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    syncs: bool,
+}
 
 impl File for RealFile {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < into.len() {
-            match self.0.read_at(&mut into[filled..], offset + filled as u64) {
+            match self.file.read_at(&mut into[filled..], offset + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -142,10 +158,14 @@ impl File for RealFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn set_size(&self, bytes: u64) -> io::Result<()> {
+        self.file.set_len(bytes)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        if self.syncs { self.file.sync_data() } else { Ok(()) }
     }
 }

@@ -37,7 +37,7 @@ struct Inner {
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     /// Directory changes since the last directory sync.
-    journal: Vec<Change>,
+    journal: Vec<NameChange>,
     next_file: u64,
     fault: Option<(u64, Fault)>,
     dead: bool,
@@ -50,10 +50,16 @@ struct Inner {
 struct Data {
     bytes: Vec<u8>,
     durable: Vec<u8>,
-    pending: Vec<(usize, Vec<u8>)>,
+    pending: Vec<Change>,
 }
 
+/// What was done to a file and not yet synced.
 enum Change {
+    Written(usize, Vec<u8>),
+    Resized(usize),
+}
+
+enum NameChange {
     Link(String, u64),
     Rename(String, String),
     Unlink(String),
@@ -92,12 +98,12 @@ impl MemoryDisk {
         let arrived = below(&mut random, inner.journal.len() as u64 + 1);
         for change in inner.journal.iter().take(usize::try_from(arrived).expect("small")) {
             match change {
-                Change::Link(name, id) => drop(names.insert(name.clone(), *id)),
-                Change::Rename(from, to) => {
+                NameChange::Link(name, id) => drop(names.insert(name.clone(), *id)),
+                NameChange::Rename(from, to) => {
                     let id = names.remove(from).expect("changes arrive in order");
                     names.insert(to.clone(), id);
                 }
-                Change::Unlink(name) => drop(names.remove(name)),
+                NameChange::Unlink(name) => drop(names.remove(name)),
             }
         }
         let mut files = BTreeMap::new();
@@ -109,6 +115,23 @@ impl MemoryDisk {
         let next_file = inner.next_file;
         let durable_names = names.clone();
         let fresh = Inner { files, names, durable_names, next_file, random, ..Inner::default() };
+        Self(Arc::new(Mutex::new(fresh)))
+    }
+
+    /// What the next process finds when this one is killed: all that was written. What was not
+    /// synced is still not: a later power cut may take it. Files that were open are cut off.
+    pub fn killed(&self) -> Self {
+        let mut inner = self.lock();
+        inner.dead = true;
+        let fresh = Inner {
+            files: std::mem::take(&mut inner.files),
+            names: std::mem::take(&mut inner.names),
+            durable_names: std::mem::take(&mut inner.durable_names),
+            journal: std::mem::take(&mut inner.journal),
+            next_file: inner.next_file,
+            random: inner.random,
+            ..Inner::default()
+        };
         Self(Arc::new(Mutex::new(fresh)))
     }
 
@@ -145,7 +168,17 @@ fn settle(data: &Data, random: &mut u64) -> Vec<u8> {
     let mut bytes = data.durable.clone();
     // A crash in which everything, or nothing, arrived is as likely as one in between.
     let mood = below(random, 3);
-    for (offset, written) in &data.pending {
+    for change in &data.pending {
+        let (offset, written) = match change {
+            Change::Written(offset, written) => (offset, written),
+            // Lengths are metadata: they arrive whole or not.
+            Change::Resized(len) => {
+                if mood == 0 || (mood == 1 && below(random, 2) == 0) {
+                    bytes.resize(*len, 0);
+                }
+                continue;
+            }
+        };
         let mut at = 0;
         while at < written.len() {
             let boundary = SECTOR - (offset + at) % SECTOR;
@@ -157,6 +190,13 @@ fn settle(data: &Data, random: &mut u64) -> Vec<u8> {
         }
     }
     bytes
+}
+
+fn redo(bytes: &mut Vec<u8>, change: &Change) {
+    match change {
+        Change::Written(offset, written) => put(bytes, *offset, written),
+        Change::Resized(len) => bytes.resize(*len, 0),
+    }
 }
 
 /// Writes into a byte vector as into a file.
@@ -218,7 +258,7 @@ impl Disk for MemoryDisk {
         inner.next_file += 1;
         inner.files.insert(id, Data::default());
         inner.names.insert(name.to_owned(), id);
-        inner.journal.push(Change::Link(name.to_owned(), id));
+        inner.journal.push(NameChange::Link(name.to_owned(), id));
         Ok(Arc::new(MemoryFile { disk: self.clone(), id }))
     }
 
@@ -234,7 +274,7 @@ impl Disk for MemoryDisk {
         inner.step()?;
         let id = inner.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         inner.names.insert(to.to_owned(), id);
-        inner.journal.push(Change::Rename(from.to_owned(), to.to_owned()));
+        inner.journal.push(NameChange::Rename(from.to_owned(), to.to_owned()));
         Ok(())
     }
 
@@ -242,7 +282,7 @@ impl Disk for MemoryDisk {
         let mut inner = self.lock();
         inner.step()?;
         inner.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
-        inner.journal.push(Change::Unlink(name.to_owned()));
+        inner.journal.push(NameChange::Unlink(name.to_owned()));
         Ok(())
     }
 
@@ -290,8 +330,18 @@ impl File for MemoryFile {
         let start = usize::try_from(offset).expect("memory files are small");
         let data = inner.files.get_mut(&self.id).expect("open files exist");
         put(&mut data.bytes, start, &bytes[..written]);
-        data.pending.push((start, bytes[..written].to_vec()));
+        data.pending.push(Change::Written(start, bytes[..written].to_vec()));
         outcome
+    }
+
+    fn set_size(&self, bytes: u64) -> io::Result<()> {
+        let mut inner = self.disk.lock();
+        inner.step()?;
+        let len = usize::try_from(bytes).expect("memory files are small");
+        let data = inner.files.get_mut(&self.id).expect("open files exist");
+        data.bytes.resize(len, 0);
+        data.pending.push(Change::Resized(len));
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -302,8 +352,8 @@ impl File for MemoryFile {
         let data = inner.files.get_mut(&self.id).expect("open files exist");
         match &outcome {
             Ok(()) => {
-                for (offset, written) in &data.pending {
-                    put(&mut data.durable, *offset, written);
+                for change in &data.pending {
+                    redo(&mut data.durable, change);
                 }
             }
             // The kernel marks the pages clean all the same; what did not arrive never will.

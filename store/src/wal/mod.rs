@@ -16,7 +16,8 @@
 //! - [`record`] what one record's bytes mean; [`segment`] one file, and the verdict on its end;
 //!   [`index`] what the records add up to; [`log`] the files, on one thread; [`writer`] the queue
 //!   and the thread; [`dump`] a segment in words.
-//! - [`disk`] is the seam to files, [`memory`] the disk that loses power in tests.
+//! - [`disk`] is the seam to files, [`memory`] the disk that loses power in tests, [`volatile`] the
+//!   one of a store that keeps nothing.
 //!
 //! The byte format and what a crash may do to it: `docs/log.md`.
 //!
@@ -29,6 +30,7 @@ pub mod log;
 pub mod memory;
 pub mod record;
 pub mod segment;
+pub mod volatile;
 pub mod writer;
 
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod crash_tests;
 
 pub use disk::{Disk, RealDisk};
 pub use record::Record;
+pub use volatile::VolatileDisk;
 pub use writer::Wal;
 
 use bytes::Bytes;

@@ -10,7 +10,7 @@ use store::{
 };
 
 use crate::{
-    disk::Disk,
+    disk::{DiskFault, healthy, with_database},
     world::{IDENTITY, config, open},
 };
 
@@ -28,16 +28,16 @@ fn count(engine: &Engine) -> i64 {
 #[test]
 fn a_broken_disk_stops_the_engine_and_tears_nothing() {
     for operations in 0..60 {
-        let disk = Disk::default();
+        let disk = healthy();
         let mut engine = open(&disk, 20_000);
-        disk.break_after(operations);
+        disk.fail_after(operations, DiskFault::Io);
         let fault = (0..10_000).find_map(|index| engine.apply(index, None, &[put(index)]).err());
         assert!(matches!(fault, Some(Fault::Database(_))), "{fault:?}");
         assert!(engine.reader().fault().borrow().is_some());
         assert!(engine.checkpoint().is_err());
         drop(engine);
 
-        let engine = open(&disk.repaired(), 20_000);
+        let engine = open(&disk.killed(), 20_000);
         let entries = engine.applied().0.map_or(0, |index| index + 1);
         assert_eq!(count(&engine), i64::try_from(entries).unwrap());
     }
@@ -58,19 +58,46 @@ fn a_directory_serves_one_process() {
 
 #[test]
 fn a_newer_format_is_refused() {
-    let disk = Disk::default();
+    let disk = healthy();
     drop(open(&disk, 1));
-    {
-        let database = redb::Builder::new().create_with_backend(disk.clone()).unwrap();
+    with_database(&disk, |database| {
         let transaction = database.begin_write().unwrap();
         let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
         let mut table = transaction.open_table(meta).unwrap();
-        table.insert("format", &2_u32.to_le_bytes()[..]).unwrap();
+        table.insert("format", &3_u32.to_le_bytes()[..]).unwrap();
         drop(table);
         transaction.commit().unwrap();
-    }
+    });
     let refused = Engine::open(config(&disk, 1));
-    assert!(matches!(refused, Err(Fault::NewerFormat { found: 2, known: 1, .. })));
+    assert!(matches!(refused, Err(Fault::NewerFormat { found: 3, known: 2, .. })));
+}
+
+/// What the version before wrote has no counts; they are made when it is opened.
+#[test]
+fn a_database_of_format_1_is_brought_up_to_date() {
+    let disk = healthy();
+    let mut engine = open(&disk, 1 << 20);
+    (0..1_000).for_each(|index| drop(engine.apply(index, None, &[put(index)]).unwrap()));
+    engine.close().unwrap();
+    with_database(&disk, |database| {
+        let transaction = database.begin_write().unwrap();
+        let meta = redb::TableDefinition::<&str, &[u8]>::new("meta");
+        let one = 1_u32.to_le_bytes();
+        transaction.open_table(meta).unwrap().insert("format", &one[..]).unwrap();
+        let counts = redb::TableDefinition::<&[u8], u32>::new("count");
+        assert!(transaction.delete_table(counts).unwrap());
+        transaction.commit().unwrap();
+    });
+    for _ in 0..2 {
+        let mut engine = open(&disk, 1 << 20);
+        let view = engine.reader().view();
+        let range = KeyRange::Span(Bytes::from("key1"), Bytes::from("key4"));
+        let query = RangeQuery { count_only: true, ..RangeQuery::new(range) };
+        assert_eq!((view.sizes().keys, view.range(&query).unwrap().count), (1_000, 333));
+        let again = engine.applied().0.unwrap() + 1;
+        engine.apply(again, None, &[put(7)]).unwrap();
+        engine.close().unwrap();
+    }
 }
 
 #[test]
@@ -84,7 +111,7 @@ fn a_file_that_is_no_database_is_refused() {
 /// An idle engine writes what it has by itself, soon.
 #[test]
 fn a_checkpoint_comes_with_age() {
-    let disk = Disk::default();
+    let disk = healthy();
     let aged = EngineConfig { memtable_age: Duration::from_millis(20), ..config(&disk, 1 << 30) };
     let mut engine = Engine::open(aged).unwrap();
     let mut durable = engine.reader().durable();

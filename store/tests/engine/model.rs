@@ -181,6 +181,10 @@ impl Model {
         attached.map(|kv| kv.key.clone()).collect()
     }
 
+    pub(crate) fn live_keys(&self) -> u64 {
+        self.current.len() as u64
+    }
+
     pub(crate) fn alarms(&self) -> Vec<Alarm> {
         self.alarms.iter().copied().collect()
     }

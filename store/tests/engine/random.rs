@@ -30,7 +30,8 @@ enum Step {
     Small,
     Checkpoint,
     Reopen,
-    PowerCut(u64),
+    Defragment,
+    PowerCut,
 }
 
 /// Steps of one case; with the cases below far more than a hundred thousand commands.
@@ -47,10 +48,11 @@ fn the_engine_does_what_the_model_does() {
         ..Config::default()
     };
     let commands = Cell::new(0);
+    let steps = vec(step(), STEPS_MAX / 2..STEPS_MAX);
     let sizes = prop_oneof![Just(1), Just(5_000), Just(50_000), Just(1 << 30)];
     TestRunner::new(config)
-        .run(&(sizes, vec(step(), STEPS_MAX / 2..STEPS_MAX)), |(memtable_bytes, steps)| {
-            let mut world = World::new(memtable_bytes);
+        .run(&(sizes, any::<u64>(), steps), |(memtable_bytes, seed, steps)| {
+            let mut world = World::new(memtable_bytes, seed);
             for step in steps {
                 if let Step::Entry(entry) = &step {
                     commands.set(commands.get() + entry.len());
@@ -92,11 +94,8 @@ fn take(world: &mut World, step: Step) {
         Step::Small => world.check_small(),
         Step::Checkpoint => world.checkpoint(),
         Step::Reopen => world.reopen(),
-        Step::PowerCut(mut seed) => world.power_cut(|| {
-            // An ordinary 64-bit congruential generator.
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            seed.to_be_bytes()[0]
-        }),
+        Step::Defragment => world.defragment(),
+        Step::PowerCut => world.power_cut(),
     }
 }
 
@@ -150,7 +149,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Small),
         4 => Just(Step::Checkpoint),
         1 => Just(Step::Reopen),
-        1 => any::<u64>().prop_map(Step::PowerCut),
+        1 => Just(Step::Defragment),
+        1 => Just(Step::PowerCut),
     ]
 }
 

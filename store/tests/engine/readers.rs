@@ -12,7 +12,7 @@ use store::{
 };
 
 use crate::{
-    disk::Disk,
+    disk::healthy,
     world::{config, open},
 };
 
@@ -23,7 +23,7 @@ const KEYS: i64 = 5;
 /// Checkpoints and compactions go on all the time, since each entry fills a memtable.
 #[test]
 fn views_are_whole() {
-    let disk = Disk::default();
+    let disk = healthy();
     let mut engine = open(&disk, 1);
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -27,7 +27,10 @@ use store::{
     engine::{Budget, Engine},
 };
 
-use crate::{disk::Disk, world::open};
+use crate::{
+    disk::{Disk, healthy},
+    world::open,
+};
 
 #[test]
 fn scripts() {
@@ -39,7 +42,7 @@ fn scripts() {
     for path in paths {
         // All in memory, and with every entry written out at once: nobody can tell.
         for memtable_bytes in [1 << 30, 1] {
-            let disk = Disk::default();
+            let disk = healthy();
             let engine = Some(open(&disk, memtable_bytes));
             let mut script = Script { disk, memtable_bytes, engine, index: 0 };
             goldenscript::run(&mut script, &path).unwrap();

@@ -10,7 +10,10 @@ use store::{
     fault::Error,
 };
 
-use crate::{disk::Disk, model::Model};
+use crate::{
+    disk::{Disk, with_database},
+    model::Model,
+};
 
 pub(crate) const IDENTITY: Identity = Identity { cluster: 0xc1, member: 0xa1 };
 
@@ -24,7 +27,10 @@ pub(crate) fn config(disk: &Disk, memtable_bytes: usize) -> EngineConfig {
         memtable_age: Duration::from_secs(3600),
         cache_bytes: 1 << 20,
         compact_slice: 3,
-        ..EngineConfig::new(Storage::Backend(Box::new(disk.clone())), IDENTITY)
+        compact_batch: 2,
+        compact_rest: Duration::ZERO,
+        bucket_keys: 2,
+        ..EngineConfig::new(Storage::Disk(Arc::new(disk.clone())), IDENTITY)
     }
 }
 
@@ -45,8 +51,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(memtable_bytes: usize) -> Self {
-        let disk = Disk::default();
+    pub(crate) fn new(memtable_bytes: usize, seed: u64) -> Self {
+        let disk = Disk::new(seed);
         let engine = Some(open(&disk, memtable_bytes));
         Self { disk, memtable_bytes, engine, model: Model::default(), log: Vec::new() }
     }
@@ -93,6 +99,11 @@ impl World {
         self.engine().checkpoint().expect("the disk works");
     }
 
+    /// Gives unused space back; everything is as before, and a restart finds it.
+    pub(crate) fn defragment(&mut self) {
+        self.engine().reader().defragment_now().expect("the disk works");
+    }
+
     /// Stops as a killed process does, and starts again.
     pub(crate) fn reopen(&mut self) {
         let durable = self.durable();
@@ -105,9 +116,9 @@ impl World {
     }
 
     /// Cuts the power and starts again from what is left on the disk.
-    pub(crate) fn power_cut(&mut self, random: impl FnMut() -> u8) {
+    pub(crate) fn power_cut(&mut self) {
         let durable = self.durable();
-        let left = self.disk.after_power_cut(random);
+        let left = self.disk.power_cut();
         self.engine = None;
         self.disk = left;
         self.recover(durable);
@@ -143,15 +154,14 @@ impl World {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(durable.wait_for(|durable| durable.compacted >= compacted)).unwrap();
         self.engine = None;
-        {
-            let database = redb::Builder::new().create_with_backend(self.disk.clone()).unwrap();
+        with_database(&self.disk, |database| {
             let read = database.begin_read().unwrap();
             let cur = redb::TableDefinition::<&[u8], &[u8]>::new("cur");
             let hist = redb::TableDefinition::<&[u8; 12], &[u8]>::new("hist");
             let (keys, versions) = self.model.retained_rows();
             assert_eq!(read.open_table(hist).unwrap().len().unwrap(), versions);
             assert_eq!(read.open_table(cur).unwrap().len().unwrap(), keys);
-        }
+        });
         self.engine = Some(open(&self.disk, self.memtable_bytes));
     }
 
@@ -200,6 +210,7 @@ impl World {
         assert_eq!(view.compacted(), self.model.compacted);
         assert_eq!(view.alarms(), self.model.alarms());
         assert_eq!(view.sizes().retained, self.model.retained());
+        assert_eq!(view.sizes().keys, self.model.live_keys());
         let leases: Vec<(LeaseId, i64, i64)> =
             self.model.leases.iter().map(|(id, (ttl, left))| (*id, *ttl, *left)).collect();
         assert_eq!(reader.leases(), leases);
