@@ -25,6 +25,7 @@ mod http;
 mod listen;
 pub mod logging;
 mod metrics;
+mod socket;
 mod tasks;
 mod tls;
 

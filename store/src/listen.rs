@@ -8,7 +8,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,10 +21,11 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::urls::{Place, Url};
 use crate::limits::{CONNECTIONS_MAX, TLS_HANDSHAKE_DEADLINE};
 use crate::rpc::{Router, Surface};
+use crate::socket::{Listener, Socket, Stream};
 use crate::tasks::Tasks;
+use crate::tls::{PeerCertificate, Tls};
 
 /// HTTP/2 flow-control windows: watch streams and large ranges need more than the 64 KiB default.
 const STREAM_WINDOW: u32 = 1 << 20;
@@ -45,7 +45,7 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
 const HANDED_MAX: usize = 128;
 
 enum Transport {
-    Tcp(std::net::TcpStream, Option<TlsAcceptor>),
+    Socket(Socket, Option<Arc<Tls>>),
     Pipe(DuplexStream),
 }
 
@@ -130,8 +130,8 @@ impl Workers {
     /// Accepts on a bound socket until told to stop.
     pub(crate) async fn accept(
         self,
-        listener: tokio::net::TcpListener,
-        tls: Option<TlsAcceptor>,
+        listener: Listener,
+        tls: Option<Arc<Tls>>,
         surface: Surface,
         stop: CancellationToken,
     ) {
@@ -145,12 +145,9 @@ impl Workers {
                 accepted = listener.accept() => accepted,
                 () = stop.cancelled() => return,
             };
-            let handed = match accepted.and_then(|(socket, _)| {
-                socket.set_nodelay(true)?;
-                socket.into_std()
-            }) {
+            let handed = match accepted {
                 Ok(socket) => {
-                    self.hand(Transport::Tcp(socket, tls.clone()), surface, Some(place)).await
+                    self.hand(Transport::Socket(socket, tls.clone()), surface, Some(place)).await
                 }
                 Err(error) => Err(error),
             };
@@ -161,20 +158,6 @@ impl Workers {
             }
         }
     }
-}
-
-/// Binds a listener; the error names the URL.
-pub(crate) fn bind(url: &Url) -> Result<(TcpListener, SocketAddr), String> {
-    let address = match url.place()? {
-        Place::Tcp(address) => address,
-        Place::Unix(_) => return Err(format!("{url}: sockets of files are not built yet")),
-    };
-    let bound = TcpListener::bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    });
-    bound.map_err(|error| format!("cannot listen on {url}: {error}"))
 }
 
 /// A worker's life.
@@ -214,30 +197,69 @@ impl Drop for Leaving {
 async fn serve(arrival: Arrival, router: Arc<Router>, tasks: Tasks, stop: CancellationToken) {
     let surface = arrival.surface;
     match arrival.transport {
-        Transport::Pipe(pipe) => speak(pipe, router, (surface, false), tasks, stop).await,
-        Transport::Tcp(socket, tls) => {
-            let socket = match tokio::net::TcpStream::from_std(socket) {
+        Transport::Pipe(pipe) => speak(pipe, router, Origin::plain(surface), tasks, stop).await,
+        Transport::Socket(socket, tls) => {
+            let remote = tls.is_some().then(|| socket.remote());
+            let socket = match socket.into_stream() {
                 Ok(socket) => socket,
                 Err(error) => return tracing::warn!(%error, "a connection could not be used"),
             };
             let Some(tls) = tls else {
-                return speak(socket, router, (surface, false), tasks, stop).await;
+                return speak(socket, router, Origin::plain(surface), tasks, stop).await;
             };
-            match tokio::time::timeout(TLS_HANDSHAKE_DEADLINE, tls.accept(socket)).await {
-                Ok(Ok(secured)) => speak(secured, router, (surface, true), tasks, stop).await,
-                Ok(Err(error)) => tracing::warn!(%error, "rejected connection"),
-                Err(_) => tracing::warn!("rejected connection: the TLS handshake took too long"),
-            }
+            let Some(secured) = shake_hands(&tls, socket, remote.as_deref()).await else { return };
+            let chain = secured.get_ref().1.peer_certificates();
+            let peer = chain.and_then(PeerCertificate::new);
+            let origin = Origin { surface, secure: true, peer };
+            speak(secured, router, origin, tasks, stop).await;
         }
     }
 }
 
-/// Speaks HTTP/1 or HTTP/2, whichever the client begins with. Of the listener it is told what it
-/// offers and whether it is secure.
+/// The TLS handshake, by the rules of this moment.
+async fn shake_hands(
+    tls: &Tls,
+    socket: Stream,
+    remote: Option<&str>,
+) -> Option<tokio_rustls::server::TlsStream<Stream>> {
+    const REJECTED: &str = "rejected connection on client endpoint";
+    let acceptor = TlsAcceptor::from(tls.current());
+    match tokio::time::timeout(TLS_HANDSHAKE_DEADLINE, acceptor.accept(socket)).await {
+        Ok(Ok(secured)) => return Some(secured),
+        // Port scanners and health checks of load balancers do this all day.
+        Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            tracing::debug!("remote-addr" = remote, %error, "{REJECTED}");
+        }
+        Ok(Err(error)) => tracing::warn!("remote-addr" = remote, %error, "{REJECTED}"),
+        Err(_) => {
+            let error = "the TLS handshake took too long";
+            tracing::warn!("remote-addr" = remote, error, "{REJECTED}");
+        }
+    }
+    None
+}
+
+/// Where a connection's requests come from.
+struct Origin {
+    /// What the listener offers.
+    surface: Surface,
+    /// Whether it speaks TLS.
+    secure: bool,
+    /// Who the client has proved to be.
+    peer: Option<PeerCertificate>,
+}
+
+impl Origin {
+    fn plain(surface: Surface) -> Self {
+        Self { surface, secure: false, peer: None }
+    }
+}
+
+/// Speaks HTTP/1 or HTTP/2, whichever the client begins with.
 async fn speak(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     router: Arc<Router>,
-    (surface, secure): (Surface, bool),
+    origin: Origin,
     tasks: Tasks,
     stop: CancellationToken,
 ) {
@@ -251,12 +273,16 @@ async fn speak(
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_DEADLINE);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_DEADLINE);
-    let service = hyper::service::service_fn(move |request| {
+    let Origin { surface, secure, peer } = origin;
+    let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
         let router = Arc::clone(&router);
+        if let Some(peer) = &peer {
+            request.extensions_mut().insert(peer.clone());
+        }
         // On the heap at once: hyper and tokio move it several times before it runs.
-        Box::pin(
-            async move { Ok::<_, std::convert::Infallible>(router.route(request, surface, secure).await) },
-        )
+        Box::pin(async move {
+            Ok::<_, std::convert::Infallible>(router.route(request, surface, secure).await)
+        })
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {

@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -26,12 +25,13 @@ use crate::engine::{Engine, EngineConfig, Identity, Reader, Storage};
 use crate::fault::Fault;
 use crate::ids::{self, Ids};
 use crate::limits::VOLATILE_SEGMENT_BYTES;
-use crate::listen::{self, Threads, Workers};
+use crate::listen::{Threads, Workers};
 use crate::metrics::Metrics;
 use crate::raft::{self, Peer, RaftConfig, Unavailable};
 use crate::rpc::{self, Leases, Member, Router, Surface, Watching};
+use crate::socket::Listener;
 use crate::tasks::Tasks;
-use crate::tls::{self, TlsError};
+use crate::tls::{Tls, TlsError};
 use crate::wal::{self, RealDisk, VolatileDisk, Wal};
 
 /// Why a node cannot start: one line, with causes as sources.
@@ -154,7 +154,7 @@ impl Node {
         let streams = config.listen.max_concurrent_streams;
         let router = Arc::new(Router::new(Arc::clone(&member), metrics, streams));
         let (workers, threads) = Workers::start(&router, &stop).map_err(StartError::Workers)?;
-        let addresses = listeners.serve(&workers, &tasks, &stop)?;
+        let addresses = listeners.serve(&workers, &tasks, &stop);
         tracing::info!(
             member = format!("{:x}", ids.member.0),
             cluster = format!("{:x}", ids.cluster),
@@ -174,8 +174,8 @@ impl Node {
         ))
     }
 
-    /// The addresses it listens on, in the order of the configured client URLs, then the metrics
-    /// URLs: what port 0 became.
+    /// The ports it listens on, in the order of the configured client URLs, then the metrics URLs:
+    /// what port 0 became. Sockets in the file system are not among them.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -208,14 +208,18 @@ impl Node {
 
 /// Sockets that are bound and not yet served.
 struct Listeners {
-    bound: Vec<(std::net::TcpListener, SocketAddr, Option<TlsAcceptor>, Surface)>,
+    bound: Vec<(Listener, Option<Arc<Tls>>, Surface)>,
 }
 
 impl Listeners {
     fn bind(config: &Config) -> Result<Self, StartError> {
         let listen = &config.listen;
+        let fixtures = match config.disk.storage {
+            StorageKind::Disk => Some(config.disk.data_dir.join("fixtures/client")),
+            StorageKind::Memory => None,
+        };
         let tls = match &listen.tls {
-            Some(files) => Some(TlsAcceptor::from(tls::server_config(files)?)),
+            Some(tls) => Some(Arc::new(Tls::load(tls, fixtures.as_deref())?)),
             None => None,
         };
         let clients = listen.client_urls.iter().map(|url| (url, Surface::Client));
@@ -224,33 +228,26 @@ impl Listeners {
         for (url, surface) in clients.chain(metrics) {
             let tls = match (url.tls(), &tls) {
                 (false, _) => None,
-                (true, Some(tls)) => Some(tls.clone()),
+                (true, Some(tls)) => Some(Arc::clone(tls)),
                 (true, None) => {
                     return Err(StartError::Listen(format!("{url} needs a certificate and a key")));
                 }
             };
-            let (listener, address) = listen::bind(url).map_err(StartError::Listen)?;
-            bound.push((listener, address, tls, surface));
+            let listener = Listener::bind(url, listen).map_err(StartError::Listen)?;
+            let secure = tls.is_some();
+            tracing::info!(%url, secure, "listening");
+            bound.push((listener, tls, surface));
         }
         Ok(Self { bound })
     }
 
-    fn serve(
-        self,
-        workers: &Workers,
-        tasks: &Tasks,
-        stop: &CancellationToken,
-    ) -> Result<Vec<SocketAddr>, StartError> {
+    fn serve(self, workers: &Workers, tasks: &Tasks, stop: &CancellationToken) -> Vec<SocketAddr> {
         let mut addresses = Vec::new();
-        for (listener, address, tls, surface) in self.bound {
-            let listener = tokio::net::TcpListener::from_std(listener)
-                .map_err(|error| StartError::Listen(format!("{address}: {error}")))?;
-            let secure = tls.is_some();
+        for (listener, tls, surface) in self.bound {
+            addresses.extend(listener.address());
             tasks.spawn("acceptor", workers.clone().accept(listener, tls, surface, stop.clone()));
-            tracing::info!(%address, secure, "serving client traffic");
-            addresses.push(address);
         }
-        Ok(addresses)
+        addresses
     }
 }
 
