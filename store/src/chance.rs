@@ -6,19 +6,23 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+#[cfg(test)]
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, RngExt as _, SeedableRng as _};
+use rand::{Rng as _, RngExt as _};
 
 /// A generator that all parts of a member share.
 pub(crate) struct Chance(Mutex<StdRng>);
 
 impl Chance {
-    /// Seeded by the system.
+    /// Seeded by the system, with as much as the generator takes: tokens and salts are drawn here,
+    /// and nobody may guess them from the numbers that everybody sees.
     pub(crate) fn from_system() -> Self {
-        Self::seeded(rand::random())
+        Self(Mutex::new(rand::make_rng()))
     }
 
     /// Draws what every other with this seed draws.
+    #[cfg(test)]
     pub(crate) fn seeded(seed: u64) -> Self {
         Self(Mutex::new(StdRng::seed_from_u64(seed)))
     }
@@ -35,6 +39,13 @@ impl Chance {
     /// At least 0, below 1.
     pub(crate) fn fraction(&self) -> f64 {
         self.draw().random()
+    }
+
+    /// Bytes that nobody can guess.
+    pub(crate) fn secret<const N: usize>(&self) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.draw().fill_bytes(&mut bytes);
+        bytes
     }
 
     /// Any number.

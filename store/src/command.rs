@@ -14,11 +14,13 @@
 //! of the deterministic result as an answer is. Texts and status codes for refusals are chosen in
 //! `rpc/status.rs` only.
 
+mod auth;
 mod codec;
 
 use bytes::Bytes;
 
-pub use codec::{DecodeError, decode, encode};
+pub use auth::{Access, AuthOp, AuthRefusal, Login, PasswordHash, Permission, ROOT, Sender, User};
+pub use codec::{DecodeError, decode, decode_role, decode_user, encode, encode_role, encode_user};
 
 /// A point in the history of the whole store. The empty store is at revision 1; each command that
 /// changes a key takes the next one.
@@ -318,6 +320,30 @@ pub enum Command {
         bytes: u64,
         member: MemberId,
     },
+    /// A change of users, roles and permissions.
+    Auth(AuthOp),
+    /// A command and who sent it; so every command comes while logging in is required.
+    Sent {
+        by: Sender,
+        command: Box<Command>,
+    },
+}
+
+impl Command {
+    /// Who sent it, if it says so, and what is to be done.
+    #[must_use]
+    pub fn parts(&self) -> (Option<&Sender>, &Self) {
+        match self {
+            Self::Sent { by, command } => (Some(by), command),
+            command => (None, command),
+        }
+    }
+
+    /// The same, said to be sent by somebody.
+    #[must_use]
+    pub fn by(self, by: Sender) -> Self {
+        Self::Sent { by, command: Box::new(self) }
+    }
 }
 
 /// What a range holds.
@@ -377,6 +403,7 @@ pub enum Response {
     Alarms(Vec<Alarm>),
     MemberAttributes,
     Quota,
+    Auth,
 }
 
 /// Why a command or a question was not carried out. Equal on every member.
@@ -406,6 +433,8 @@ pub enum Refusal {
     NoSpace,
     #[error("the members disagree about the data")]
     Corrupt,
+    #[error(transparent)]
+    Auth(#[from] AuthRefusal),
 }
 
 /// What became of one command.

@@ -17,6 +17,7 @@ pub mod lessor;
 pub mod raft;
 pub mod watch;
 
+mod auth;
 mod chance;
 mod ids;
 mod rpc;

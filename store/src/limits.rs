@@ -151,3 +151,12 @@ pub const DEFRAGMENT_ROUNDS_MAX: usize = 16;
 
 /// A segment of the log of a volatile store: still several times the largest entry.
 pub const VOLATILE_SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Logins and password changes that may wait for their turn to be hashed. At some tens of
+/// milliseconds each on a core this is seconds of work; beyond it clients are told `too many
+/// requests`.
+pub const LOGINS_WAITING_MAX: usize = 256;
+
+/// Simple tokens at a time, about 100 bytes each. A client needs one; who logs in for every request
+/// pushes out his own oldest.
+pub const TOKENS_MAX: usize = 100_000;

@@ -17,8 +17,9 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use crate::auth::Gate;
 use crate::chance::Chance;
-use crate::command::{self, Command, MemberId, Outcome};
+use crate::command::{self, Command, MemberId, Outcome, Sender};
 use crate::compactor::Compactor;
 use crate::config::{Config, StorageKind};
 use crate::engine::{Engine, EngineConfig, Identity, Reader, Storage};
@@ -103,15 +104,18 @@ impl Node {
 
         let watching = Arc::new(Watching::new(reader.view().revision()));
         let leases = Arc::new(Leases::new());
+        let gate = Arc::new(Gate::new(config.auth.bcrypt_cost, config.auth.token_ttl));
         let tasks = Tasks::new();
         let stop = CancellationToken::new();
         let machine = {
             let (watching, leases) = (Arc::clone(&watching), Arc::clone(&leases));
+            let gate = Arc::clone(&gate);
             let mut checkpoints = CountedCheckpoints::new(&config, reader.clone());
             // Whoever must hear of a change does so before its author is answered.
             raft::Applier::new(engine, move |commands, applied| {
                 watching.publish(std::mem::take(&mut applied.events));
                 rpc::observe(&leases, commands, &applied.outcomes);
+                gate.observe(commands, &applied.outcomes);
                 checkpoints.applied(applied.index);
             })
         };
@@ -137,6 +141,7 @@ impl Node {
             stopping: stop.clone(),
             slow_reads: rpc::slow_reads(),
             chance,
+            gate,
             deadline,
             requests: config.requests,
             config: config.member.clone(),
@@ -393,7 +398,7 @@ async fn compact(mut compactor: Compactor, member: Arc<Member>, stop: Cancellati
         }
         let current = member.reader.view().revision();
         let Some(at) = compactor.tick(zero.elapsed(), current) else { continue };
-        match member.raft.propose(Command::Compact(at)).await {
+        match member.raft.propose(Command::Compact(at).by(Sender::Store)).await {
             Ok(Outcome { result: Ok(_), .. }) => {
                 tracing::info!(revision = at.0, "compacted automatically");
             }

@@ -11,7 +11,11 @@
 //! depth is bounded, and each value has exactly one accepted encoding. Keys and values are slices
 //! of the entry, not copies.
 
+mod auth;
+
 use bytes::{Buf, Bytes};
+
+pub use auth::{decode_role, decode_user, encode_role, encode_user};
 
 use super::{
     Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
@@ -76,6 +80,8 @@ const RAISE_ALARM: u8 = 8;
 const CLEAR_ALARM: u8 = 9;
 const MEMBER_ATTRIBUTES: u8 = 10;
 const QUOTA: u8 = 11;
+const AUTH: u8 = 12;
+const SENT: u8 = 13;
 /// A step of a transaction only; the other steps use the tags of commands.
 const RANGE: u8 = 64;
 
@@ -121,6 +127,14 @@ impl Writer {
                 self.byte(QUOTA);
                 self.unsigned(*bytes);
                 self.unsigned(member.0);
+            }
+            Command::Auth(op) => {
+                self.byte(AUTH);
+                self.auth(op);
+            }
+            Command::Sent { by, command } => {
+                self.byte(SENT);
+                self.sent(by, command);
             }
         }
     }
@@ -270,7 +284,15 @@ struct Reader {
 
 impl Reader {
     fn command(&mut self) -> Result<Command, DecodeError> {
-        Ok(match self.byte()? {
+        match self.byte()? {
+            SENT => self.sent(),
+            tag => self.unsent(tag),
+        }
+    }
+
+    /// A command that does not say who sent it.
+    fn unsent(&mut self, tag: u8) -> Result<Command, DecodeError> {
+        Ok(match tag {
             PUT => Command::Put(self.put()?),
             DELETE => Command::Delete(self.delete()?),
             TXN => Command::Txn(self.txn(1)?),
@@ -288,6 +310,7 @@ impl Reader {
                 client_urls: self.seq(Self::text)?,
             }),
             QUOTA => Command::Quota { bytes: self.unsigned()?, member: MemberId(self.unsigned()?) },
+            AUTH => Command::Auth(self.auth()?),
             tag => return Err(DecodeError::UnknownTag { what: "command", tag }),
         })
     }

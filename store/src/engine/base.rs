@@ -33,6 +33,10 @@ pub(super) const LEASE_KEYS: TableDefinition<'_, (i64, &[u8]), ()> =
 pub(super) const ALARM: TableDefinition<'_, (u64, u8), ()> = TableDefinition::new("alarm");
 /// Member → its attributes, as the command that set them.
 pub(super) const MEMBER: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("member");
+/// User → the user. See `command::encode_user`.
+pub(super) const AUTH_USER: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("auth_user");
+/// Role → the role. See `command::encode_role`.
+pub(super) const AUTH_ROLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("auth_role");
 /// Single facts by name; see `meta`.
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 

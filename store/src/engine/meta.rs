@@ -3,19 +3,21 @@
 //! They are written in the transaction that writes the versions, so a database always says truly up
 //! to which log entry it holds everything, and holds nothing beyond.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use redb::{
     Database, ReadTransaction, ReadableDatabase as _, ReadableTable, TableError, WriteTransaction,
 };
 
-use super::base::{self, ALARM, COUNT, CUR, HIST, LEASE, LEASE_KEYS, MEMBER, META};
+use super::base::{
+    self, ALARM, AUTH_ROLE, AUTH_USER, COUNT, CUR, HIST, LEASE, LEASE_KEYS, MEMBER, META,
+};
 use super::{counts::Counts, record};
 use crate::{
     command::{self, Alarm, AlarmKind, Command, Member, MemberId, Revision},
     fault::Fault,
-    machine::{Quota, State, lease::Touched, rows::Version, size::Sizes},
+    machine::{Quota, State, auth::Auth, lease::Touched, rows::Version, size::Sizes},
 };
 
 /// The layout this version of the program writes. An older one is brought up to it when it is
@@ -63,6 +65,7 @@ pub(super) struct Cut {
     pub(super) touched: Touched,
     pub(super) alarms: BTreeSet<Alarm>,
     pub(super) members: Vec<Member>,
+    pub(super) auth: Arc<Auth>,
 }
 
 /// What a database says when it is opened.
@@ -121,7 +124,49 @@ fn write_small(transaction: &WriteTransaction, cut: &Cut) -> Result<(), Fault> {
         let command = Command::MemberAttributes(member.clone());
         members.insert(member.id.0, &command::encode(&[command])[..])?;
     }
+    drop(members);
+    write_auth(transaction, &cut.auth)
+}
+
+/// Users and roles are few and change rarely: if anything about them changed, and the revision that
+/// counts their changes says so, all are written anew.
+fn write_auth(transaction: &WriteTransaction, auth: &Auth) -> Result<(), Fault> {
+    let facts = numbers([u64::from(auth.enabled()), auth.revision()]);
+    let mut meta = transaction.open_table(META)?;
+    if meta.get("auth")?.is_some_and(|row| row.value() == facts) {
+        return Ok(());
+    }
+    meta.insert("auth", &facts[..])?;
+    let mut users = transaction.open_table(AUTH_USER)?;
+    users.retain(|_, _| false)?;
+    for user in auth.users() {
+        users.insert(user.name.as_str(), &command::encode_user(user)[..])?;
+    }
+    let mut roles = transaction.open_table(AUTH_ROLE)?;
+    roles.retain(|_, _| false)?;
+    for (name, role) in auth.roles() {
+        roles.insert(name, &command::encode_role(name, role.permissions())[..])?;
+    }
     Ok(())
+}
+
+/// A database from before there were users has none.
+fn read_auth(transaction: &ReadTransaction) -> Result<Auth, Fault> {
+    let meta = transaction.open_table(META)?;
+    if meta.get("auth")?.is_none() {
+        return Ok(Auth::default());
+    }
+    let [enabled, revision] = read(&meta, "auth", u64::from_le_bytes)?;
+    let (mut users, mut roles) = (Vec::new(), Vec::new());
+    for row in transaction.open_table(AUTH_USER)?.range::<&str>(..)? {
+        let row = Bytes::copy_from_slice(row?.1.value());
+        users.push(command::decode_user(row).map_err(|_| missing("user"))?);
+    }
+    for row in transaction.open_table(AUTH_ROLE)?.range::<&str>(..)? {
+        let row = Bytes::copy_from_slice(row?.1.value());
+        roles.push(command::decode_role(row).map_err(|_| missing("role"))?);
+    }
+    Ok(Auth::restore(enabled != 0, revision, users, roles))
 }
 
 /// Makes the tables of a new database.
@@ -147,6 +192,7 @@ pub(super) fn initialise(database: &Database, identity: Identity) -> Result<(), 
         touched: Touched::default(),
         alarms: state.alarms,
         members: Vec::new(),
+        auth: state.auth,
     };
     cut.counts.write(&transaction, None)?;
     write(&transaction, &cut, Progress::default())?;
@@ -208,6 +254,7 @@ pub(super) fn open(database: &Database) -> Result<Opened, Fault> {
         sizes: Sizes { written, dead, tombstones, freed },
         quota: Quota { bytes: quota_bytes, member: MemberId(quota_member) },
         leases: base::read_leases(database)?,
+        auth: Arc::new(read_auth(&transaction)?),
         ..State::default()
     };
     for row in transaction.open_table(ALARM)?.range::<(u64, u8)>(..)? {

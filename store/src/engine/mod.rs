@@ -130,6 +130,7 @@ impl Engine {
             touched: Touched::default(),
             alarms: state.alarms.clone(),
             members: state.members.values().cloned().collect(),
+            auth: state.auth.clone(),
         };
         let durable = Durable {
             index: found.applied,

@@ -13,7 +13,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Condvar, Mutex, MutexGuard, RwLock},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -34,7 +37,7 @@ use crate::{
     command::{Alarm, Member, Revision},
     fault::Fault,
     limits::{APPLY_DELAY_MAX, MEMTABLE_OVERGROWTH_PERCENT, MEMTABLES_FROZEN_MAX},
-    machine::{Quota, State, size::Sizes},
+    machine::{Quota, State, auth::Auth, size::Sizes},
 };
 
 /// How far the database on disk has come.
@@ -55,6 +58,7 @@ pub(super) struct Facts {
     pub(super) alarms: Vec<Alarm>,
     pub(super) members: Vec<Member>,
     pub(super) quota: Quota,
+    pub(super) auth: Arc<Auth>,
 }
 
 impl Facts {
@@ -63,11 +67,13 @@ impl Facts {
             alarms: state.alarms.iter().copied().collect(),
             members: state.members.values().cloned().collect(),
             quota: state.quota,
+            auth: state.auth.clone(),
         }
     }
 
     fn is_of(&self, state: &State) -> bool {
         self.quota == state.quota
+            && Arc::ptr_eq(&self.auth, &state.auth)
             && self.alarms.iter().eq(&state.alarms)
             && self.members.iter().eq(state.members.values())
     }
@@ -133,6 +139,8 @@ pub(super) struct Shared {
     queue_changed: Condvar,
     pub(super) durable: watch::Sender<Durable>,
     pub(super) fault: watch::Sender<Option<Fault>>,
+    /// What `current` says too, for those who want to know nothing else.
+    auth_enabled: AtomicBool,
     memtable_bytes: usize,
     memtable_age: Duration,
     /// Held by whoever defragments.
@@ -149,7 +157,9 @@ impl Shared {
         memtable_bytes: usize,
         memtable_age: Duration,
     ) -> Self {
+        let auth_enabled = AtomicBool::new(current.facts.auth.enabled());
         Self {
+            auth_enabled,
             core: Mutex::new(core),
             current: RwLock::new(current),
             queue: Mutex::default(),
@@ -170,6 +180,10 @@ impl Shared {
         self.current.read().expect(HELD).clone()
     }
 
+    pub(super) fn auth_enabled(&self) -> bool {
+        self.auth_enabled.load(Ordering::Acquire)
+    }
+
     /// Shows readers what has been applied.
     pub(super) fn publish(&self, core: &Core) {
         let mut current = self.current.write().expect(HELD);
@@ -179,6 +193,7 @@ impl Shared {
         current.counts = core.counts.clone();
         if !current.facts.is_of(&core.state) {
             current.facts = Arc::new(Facts::of(&core.state));
+            self.auth_enabled.store(core.state.auth.enabled(), Ordering::Release);
         }
     }
 
@@ -232,6 +247,7 @@ impl Shared {
             touched: core.state.leases.take_touched(),
             alarms: core.state.alarms.clone(),
             members: core.state.members.values().cloned().collect(),
+            auth: core.state.auth.clone(),
         };
         let table = {
             let mut current = self.current.write().expect(HELD);

@@ -23,8 +23,9 @@ use crate::{
     fault::{Error, Fault},
     machine::{
         self, Quota,
+        auth::Auth,
         digest::{Digest, Hasher},
-        lease::Lease,
+        lease::{Lease, Leases},
         range::{self, RowSink, Summary},
         rows::{Meta, Rows as _},
     },
@@ -65,6 +66,19 @@ impl Reader {
     #[must_use]
     pub fn view(&self) -> View {
         View { current: self.shared.current() }
+    }
+
+    /// Whether clients must log in, as of now.
+    #[must_use]
+    pub fn auth_enabled(&self) -> bool {
+        self.shared.auth_enabled()
+    }
+
+    /// Asks something about users and roles and the keys of leases, as of now. Applying waits
+    /// meanwhile.
+    pub fn with_leases<T>(&self, ask: impl FnOnce(&Auth, &Leases) -> T) -> T {
+        let core = self.shared.core();
+        ask(&core.state.auth, &core.state.leases)
     }
 
     /// A lease with its keys, as of now.
@@ -187,6 +201,12 @@ impl View {
     #[must_use]
     pub fn members(&self) -> &[Member] {
         &self.current.facts.members
+    }
+
+    /// Users and roles.
+    #[must_use]
+    pub fn auth(&self) -> &Arc<Auth> {
+        &self.current.facts.auth
     }
 
     #[must_use]

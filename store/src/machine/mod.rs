@@ -16,6 +16,7 @@
 //! a transaction that only read) takes no revision, and neither do leases, alarms and compaction
 //! marks.
 
+pub mod auth;
 pub mod digest;
 mod draft;
 pub mod lease;
@@ -30,11 +31,18 @@ use std::{
     sync::Arc,
 };
 
-use self::{draft::Draft, lease::Leases, rows::RowsMut, size::Sizes, size::Trace};
+use self::{
+    auth::{Auth, needs::Needs as _},
+    draft::Draft,
+    lease::Leases,
+    rows::RowsMut,
+    size::Sizes,
+    size::Trace,
+};
 use crate::{
     command::{
         Alarm, AlarmKind, Command, DeleteRange, KeyRange, LeaseId, Member, MemberId, Outcome,
-        Refusal, Response, Revised, Revision, Txn, TxnAnswer,
+        Refusal, Response, Revised, Revision, Sender, Txn, TxnAnswer,
     },
     fault::{Error, Fault},
 };
@@ -58,6 +66,8 @@ pub struct State {
     pub alarms: BTreeSet<Alarm>,
     pub members: BTreeMap<MemberId, Member>,
     pub leases: Leases,
+    /// Shared with readers, copied when it changes.
+    pub auth: Arc<Auth>,
 }
 
 impl Default for State {
@@ -70,6 +80,7 @@ impl Default for State {
             alarms: BTreeSet::new(),
             members: BTreeMap::new(),
             leases: Leases::default(),
+            auth: Arc::default(),
         }
     }
 }
@@ -83,7 +94,9 @@ pub struct Applied {
 
 /// Applies one committed command.
 pub fn apply(state: &mut State, rows: &impl RowsMut, command: &Command) -> Result<Applied, Fault> {
-    let run = state.allow(command).map_err(Error::from).and_then(|()| run(state, rows, command));
+    let (by, command) = command.parts();
+    let allowed = state.allow(command).and_then(|()| state.authorise(by, command));
+    let run = allowed.map_err(Error::from).and_then(|()| run(state, rows, command));
     let (result, revised) = match run {
         Ok((response, revised)) => (Ok(response), revised),
         Err(Error::Refused(refusal)) => (Err(refusal), None),
@@ -141,6 +154,11 @@ fn run(state: &mut State, rows: &impl RowsMut, command: &Command) -> Result<Run,
             state.quota = Quota { bytes: *bytes, member: *member };
             Response::Quota
         }
+        Command::Auth(op) => {
+            Arc::make_mut(&mut state.auth).change(op).map_err(Refusal::from)?;
+            Response::Auth
+        }
+        Command::Sent { .. } => unreachable!("taken apart, and not nested"),
     };
     Ok((response, None))
 }
@@ -157,7 +175,9 @@ impl State {
             | Command::RaiseAlarm(_)
             | Command::ClearAlarm(_)
             | Command::MemberAttributes(_)
-            | Command::Quota { .. } => (false, false),
+            | Command::Quota { .. }
+            | Command::Auth(_) => (false, false),
+            Command::Sent { command, .. } => return self.allow(command),
         };
         if changes_data && self.has_alarm(AlarmKind::Corrupt) {
             return Err(Refusal::Corrupt);
@@ -166,6 +186,15 @@ impl State {
             return Err(Refusal::NoSpace);
         }
         Ok(())
+    }
+
+    /// The sender must be permitted what the command needs, as things are now: he was when it was
+    /// proposed, but commands before this one may have changed that.
+    fn authorise(&self, by: Option<&Sender>, command: &Command) -> Result<(), Refusal> {
+        if !self.auth.enabled() {
+            return Ok(());
+        }
+        Ok(command.each(&mut |need| self.auth.permits(by, need, &self.leases))?)
     }
 
     fn has_alarm(&self, kind: AlarmKind) -> bool {

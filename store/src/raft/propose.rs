@@ -198,6 +198,9 @@ fn weight(command: &Command) -> usize {
             | Command::RaiseAlarm(_)
             | Command::ClearAlarm(_)
             | Command::Quota { .. } => 64,
+            // Names and a hash; a range's keys may be as long as any.
+            Command::Auth(op) => 512 + op.range_bytes(),
+            Command::Sent { command, .. } => 64 + weight(command),
         }
 }
 

@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use proto::etcdserverpb as pb;
-use proto::mvccpb;
+use proto::{authpb, mvccpb};
 
 use crate::command::{
-    Compare, CompareResult, CompareTarget, DeleteAnswer, DeleteRange, Event, EventKind, KeyRange,
-    KeyValue, LeaseId, Op, OpAnswer, Put, PutAnswer, RangeAnswer, RangeQuery, Revision, SortOrder,
-    SortTarget, Txn, TxnAnswer,
+    Access, Compare, CompareResult, CompareTarget, DeleteAnswer, DeleteRange, Event, EventKind,
+    KeyRange, KeyValue, LeaseId, Op, OpAnswer, Permission, Put, PutAnswer, RangeAnswer, RangeQuery,
+    Revision, SortOrder, SortTarget, Txn, TxnAnswer,
 };
 use crate::limits::TXN_DEPTH_MAX;
 
@@ -366,4 +366,35 @@ fn op_answer(answer: OpAnswer) -> pb::ResponseOp {
         OpAnswer::Txn(answer) => Response::ResponseTxn(txn_answer(answer, Default::default())),
     };
     pb::ResponseOp { response: Some(response) }
+}
+
+// ---- permissions ----
+
+/// Nothing for a kind of access that is none.
+pub(crate) fn granted(permission: authpb::Permission) -> Option<Permission> {
+    use authpb::permission::Type;
+    let access = match Type::try_from(permission.perm_type) {
+        Ok(Type::Read) => Access::Read,
+        Ok(Type::Write) => Access::Write,
+        Ok(Type::Readwrite) => Access::ReadWrite,
+        Err(_) => return None,
+    };
+    // Copies: what is kept must not hold on to the request's frame.
+    let [key, end] = [permission.key, permission.range_end].map(|key| Bytes::copy_from_slice(&key));
+    Some(Permission { access, range: KeyRange::new(key, end) })
+}
+
+pub(crate) fn permission(permission: &Permission) -> authpb::Permission {
+    use authpb::permission::Type;
+    let perm_type = match permission.access {
+        Access::Read => Type::Read,
+        Access::Write => Type::Write,
+        Access::ReadWrite => Type::Readwrite,
+    };
+    let (key, range_end) = match permission.range.clone() {
+        KeyRange::Key(key) => (key, Bytes::new()),
+        KeyRange::Span(key, end) => (key, end),
+        KeyRange::From(key) => (key, Bytes::from_static(&[0])),
+    };
+    authpb::Permission { perm_type: perm_type.into(), key, range_end }
 }

@@ -11,11 +11,12 @@ use prost::Message as _;
 use proto::etcdserverpb as pb;
 use tonic::{Request, Response, Status};
 
-use super::{Member, convert, read_error, status};
+use super::{Caller, Member, convert, read_error, status};
 use crate::command::{
     Command, KeyRange, Op, RangeAnswer, RangeQuery, Response as Answer, Revision, SortOrder,
     SortTarget, Txn,
 };
+use crate::engine::View;
 use crate::fault::Error;
 use crate::raft::Unavailable;
 
@@ -30,11 +31,13 @@ impl pb::kv_server::Kv for Kv {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<pb::RangeResponse>, Status> {
+        let caller = self.0.caller(&request);
         let query = convert::range(request.into_inner()).map_err(status::invalid)?;
+        let caller = caller?;
         if !query.serializable {
             self.0.linearize().await.map_err(status::unavailable)?;
         }
-        let answer = self.read(query).await?;
+        let answer = self.read(caller, query).await?;
         let header = self.0.header(answer.revision);
         Ok(Response::new(convert::range_answer(answer, header)))
     }
@@ -45,6 +48,7 @@ impl pb::kv_server::Kv for Kv {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let caller = self.0.caller(&request);
         let query = convert::range(request.into_inner()).map_err(status::invalid)?;
         if !plainly_ordered(&query) {
             return Err(status::stream_unsupported("custom sort orders"));
@@ -52,20 +56,22 @@ impl pb::kv_server::Kv for Kv {
         if query.has_filters() {
             return Err(status::stream_unsupported("revision filters"));
         }
+        let caller = caller?;
         if !query.serializable {
             self.0.linearize().await.map_err(status::unavailable)?;
         }
-        Ok(Response::new(stream::chunks(Arc::clone(&self.0), query)))
+        Ok(Response::new(stream::chunks(Arc::clone(&self.0), caller, query)))
     }
 
     async fn put(
         &self,
         request: Request<pb::PutRequest>,
     ) -> Result<Response<pb::PutResponse>, Status> {
+        let caller = self.0.caller(&request);
         let request = request.into_inner();
         let bytes = request.encoded_len();
         let put = convert::put(request).map_err(status::invalid)?;
-        match self.0.propose(Command::Put(put), bytes).await? {
+        match self.0.propose(caller?, Command::Put(put), bytes).await? {
             (revision, Answer::Put(answer)) => {
                 Ok(Response::new(convert::put_answer(answer, self.0.header(revision))))
             }
@@ -77,10 +83,11 @@ impl pb::kv_server::Kv for Kv {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        let caller = self.0.caller(&request);
         let request = request.into_inner();
         let bytes = request.encoded_len();
         let delete = convert::delete(request).map_err(status::invalid)?;
-        match self.0.propose(Command::Delete(delete), bytes).await? {
+        match self.0.propose(caller?, Command::Delete(delete), bytes).await? {
             (revision, Answer::Delete(answer)) => {
                 Ok(Response::new(convert::delete_answer(answer, self.0.header(revision))))
             }
@@ -92,13 +99,14 @@ impl pb::kv_server::Kv for Kv {
         &self,
         request: Request<pb::TxnRequest>,
     ) -> Result<Response<pb::TxnResponse>, Status> {
+        let caller = self.0.caller(&request);
         let request = request.into_inner();
         let bytes = request.encoded_len();
         let txn = convert::txn(request, self.0.requests.max_txn_ops).map_err(status::invalid)?;
         if txn.is_read_only() {
-            return self.ask(txn).await;
+            return self.ask(caller?, txn).await;
         }
-        match self.0.propose(Command::Txn(txn), bytes).await? {
+        match self.0.propose(caller?, Command::Txn(txn), bytes).await? {
             (revision, Answer::Txn(answer)) => {
                 Ok(Response::new(convert::txn_answer(answer, self.0.header(revision))))
             }
@@ -110,9 +118,10 @@ impl pb::kv_server::Kv for Kv {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let caller = self.0.caller(&request)?;
         let request = request.into_inner();
         let upto = Revision(request.revision);
-        let (revision, _) = self.0.propose(Command::Compact(upto), 16).await?;
+        let (revision, _) = self.0.propose(caller, Command::Compact(upto), 16).await?;
         if request.physical {
             self.await_removal(upto).await?;
         }
@@ -122,13 +131,14 @@ impl pb::kv_server::Kv for Kv {
 
 impl Kv {
     /// A transaction without changes.
-    async fn ask(&self, txn: Txn) -> Result<Response<pb::TxnResponse>, Status> {
+    async fn ask(&self, caller: Caller, txn: Txn) -> Result<Response<pb::TxnResponse>, Status> {
         if !is_serializable(&txn) {
             self.0.linearize().await.map_err(status::unavailable)?;
         }
         let reader = self.0.reader.clone();
         let ask = move || {
             let view = reader.view();
+            caller.may(&view, &txn)?;
             Ok::<_, Error>((view.revision(), view.txn(&txn)?))
         };
         let (revision, answer) = self.0.slow_read(ask).await?.map_err(read_error)?;
@@ -153,15 +163,21 @@ impl Kv {
         Ok(())
     }
 
-    async fn read(&self, query: RangeQuery) -> Result<RangeAnswer, Status> {
+    async fn read(&self, caller: Caller, query: RangeQuery) -> Result<RangeAnswer, Status> {
         let answer = if is_quick(&query) {
-            self.0.reader.view().range(&query)
+            range(&self.0.reader.view(), &caller, &query)
         } else {
             let reader = self.0.reader.clone();
-            self.0.slow_read(move || reader.view().range(&query)).await?
+            self.0.slow_read(move || range(&reader.view(), &caller, &query)).await?
         };
         answer.map_err(read_error)
     }
+}
+
+/// Answers a range if the caller may know it.
+fn range(view: &View, caller: &Caller, query: &RangeQuery) -> Result<RangeAnswer, Error> {
+    caller.may(view, query)?;
+    view.range(query)
 }
 
 /// A transaction may be answered locally if every step may, and there is one: one of nothing but
@@ -204,7 +220,8 @@ mod stream {
     use proto::etcdserverpb as pb;
     use tonic::Status;
 
-    use super::super::{Member, convert, read_error};
+    use super::super::{Caller, Member, convert, read_error};
+    use super::range;
     use crate::command::{KeyRange, KeyValue, RangeQuery, Revision};
 
     /// Rows of the first piece; later ones grow or shrink to fill about a request's size.
@@ -212,6 +229,7 @@ mod stream {
 
     struct Chunks {
         member: Arc<Member>,
+        caller: Caller,
         query: RangeQuery,
         /// Rows the client still wants, if it named a number.
         wanted: Option<i64>,
@@ -230,11 +248,13 @@ mod stream {
 
     pub(super) fn chunks(
         member: Arc<Member>,
+        caller: Caller,
         query: RangeQuery,
     ) -> BoxStream<'static, Result<pb::RangeStreamResponse, Status>> {
         let wanted = (query.limit > 0).then_some(query.limit);
         let chunks = Chunks {
             member,
+            caller,
             query,
             wanted,
             rows: FIRST_ROWS,
@@ -270,8 +290,9 @@ mod stream {
         async fn read(&mut self) -> Result<(), Status> {
             let mut query = self.query.clone();
             query.limit = self.wanted.map_or(self.rows, |wanted| wanted.min(self.rows));
-            let reader = self.member.reader.clone();
-            let answer = self.member.slow_read(move || reader.view().range(&query)).await?;
+            let (reader, caller) = (self.member.reader.clone(), self.caller.clone());
+            let read = move || range(&reader.view(), &caller, &query);
+            let answer = self.member.slow_read(read).await?;
             let answer = answer.map_err(read_error)?;
             let start = self.started.get_or_insert(Start {
                 revision: answer.revision,

@@ -11,11 +11,12 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Member, status};
-use crate::command::{Command, LeaseId, Outcome, Refusal, Response as Answer};
+use super::{Credentials, Member, status};
+use crate::command::{Command, LeaseId, Outcome, Refusal, Response as Answer, Sender};
 use crate::engine::Reader;
 use crate::lessor::{Lessor, Remaining};
 use crate::limits::{LEASE_REVOKES_PER_SECOND, LEASE_TTL_SECONDS_MAX};
+use crate::machine::auth::needs::{Act, Need};
 use crate::raft::{self, Unavailable};
 
 /// The lessor with a clock.
@@ -120,7 +121,7 @@ impl Leases {
         const PER_ROUND: usize = LEASE_REVOKES_PER_SECOND / 10;
         while !stop.is_cancelled() {
             let expired = self.lock().expired(self.now(), PER_ROUND);
-            let revoke = |id| raft.propose(Command::LeaseRevoke(id));
+            let revoke = |id| raft.propose(Command::LeaseRevoke(id).by(Sender::Store));
             // An error means a retry, by the lessor's own rule.
             let _ = futures_util::future::join_all(expired.into_iter().map(revoke)).await;
             let changed = self.changed.notified();
@@ -149,6 +150,7 @@ impl pb::lease_server::Lease for LeaseService {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let caller = self.0.caller(&request)?;
         let request = request.into_inner();
         if request.ttl > LEASE_TTL_SECONDS_MAX {
             return Err(status::refusal(Refusal::LeaseTtlTooLarge));
@@ -159,7 +161,7 @@ impl pb::lease_server::Lease for LeaseService {
             id => id,
         };
         let grant = Command::LeaseGrant { id: LeaseId(id), ttl };
-        let (revision, _) = self.0.propose(grant, 24).await?;
+        let (revision, _) = self.0.propose(caller, grant, 24).await?;
         let header = Some(self.0.header(revision));
         Ok(Response::new(pb::LeaseGrantResponse { header, id, ttl, error: String::new() }))
     }
@@ -168,8 +170,9 @@ impl pb::lease_server::Lease for LeaseService {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let caller = self.0.caller(&request)?;
         let id = LeaseId(request.into_inner().id);
-        let (revision, _) = self.0.propose(Command::LeaseRevoke(id), 16).await?;
+        let (revision, _) = self.0.propose(caller, Command::LeaseRevoke(id), 16).await?;
         Ok(Response::new(pb::LeaseRevokeResponse { header: Some(self.0.header(revision)) }))
     }
 
@@ -179,8 +182,9 @@ impl pb::lease_server::Lease for LeaseService {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        let state = (Arc::clone(&self.0), request.into_inner());
-        let answers = stream::try_unfold(state, |(member, mut requests)| async move {
+        let credentials = Credentials::of(&request);
+        let state = (Arc::clone(&self.0), credentials, request.into_inner());
+        let answers = stream::try_unfold(state, |(member, credentials, mut requests)| async move {
             let request = tokio::select! {
                 request = requests.message() => request?,
                 () = member.stopping.cancelled() => {
@@ -188,12 +192,17 @@ impl pb::lease_server::Lease for LeaseService {
                 }
             };
             let Some(pb::LeaseKeepAliveRequest { id }) = request else { return Ok(None) };
+            // Whoever keeps a lease alive keeps its keys.
+            let caller = member.recognise(&credentials)?;
+            member.allow(&caller, &Need::Login)?;
+            member.allow(&caller, &Need::Lease(Act::Write, LeaseId(id)))?;
             // The header comes first: a client must not see a renewal at a revision at which the
             // lease was gone.
             let header = Some(member.header_now());
             let renewed = member.leases.renew(LeaseId(id), member.deadline).await;
             let ttl = renewed.map_err(status::unavailable)?;
-            Ok(Some((pb::LeaseKeepAliveResponse { header, id, ttl }, (member, requests))))
+            let answer = pb::LeaseKeepAliveResponse { header, id, ttl };
+            Ok(Some((answer, (member, credentials, requests))))
         });
         Ok(Response::new(answers.boxed()))
     }
@@ -202,9 +211,14 @@ impl pb::lease_server::Lease for LeaseService {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let caller = self.0.caller(&request)?;
         let request = request.into_inner();
         let id = LeaseId(request.id);
         self.0.linearize().await.map_err(status::unavailable)?;
+        self.0.allow(&caller, &Need::Login)?;
+        if request.keys {
+            self.0.allow(&caller, &Need::Lease(Act::Read, id))?;
+        }
         let remaining = {
             let lessor = self.0.leases.lock();
             if !lessor.leading() {
@@ -236,9 +250,14 @@ impl pb::lease_server::Lease for LeaseService {
 
     async fn lease_leases(
         &self,
-        _: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        let caller = self.0.caller(&request)?;
+        self.0.allow(&caller, &Need::Login)?;
         let ids = self.0.leases.lock().by_deadline();
+        for id in &ids {
+            self.0.allow(&caller, &Need::Lease(Act::Read, *id))?;
+        }
         let leases = ids.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: Some(self.0.header_now()), leases }))
     }
@@ -252,7 +271,7 @@ fn seconds(duration: Duration) -> i64 {
 /// Tells the lessor what applied commands did to leases.
 pub(crate) fn observe(leases: &Leases, commands: &[Command], outcomes: &[Outcome]) {
     for (command, outcome) in commands.iter().zip(outcomes) {
-        match (command, &outcome.result) {
+        match (command.parts().1, &outcome.result) {
             (Command::LeaseGrant { id, ttl }, Ok(Answer::LeaseGrant { .. })) => {
                 leases.granted(*id, *ttl);
             }

@@ -6,8 +6,9 @@ use futures_util::stream::BoxStream;
 use proto::etcdserverpb as pb;
 use tonic::{Request, Response, Status};
 
-use super::{Member, read_error, status};
+use super::{Caller, Member, read_error, status};
 use crate::command::{Alarm, AlarmKind, Command, MemberId, Response as Answer, Revision};
+use crate::machine::auth::needs::Need;
 
 /// The level of etcd's API that this store implements. Plain numbers: clients split it on dots.
 pub const API_VERSION: &str = "3.7.0";
@@ -24,14 +25,18 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         request: Request<pb::AlarmRequest>,
     ) -> Result<Response<pb::AlarmResponse>, Status> {
         use pb::alarm_request::AlarmAction;
+        let caller = self.0.caller(&request)?;
         let request = request.into_inner();
+        let action = AlarmAction::try_from(request.action);
+        let asks = matches!(action, Ok(AlarmAction::Get));
+        self.0.allow(&caller, if asks { &Need::Login } else { &Need::Root })?;
         let kind = match pb::AlarmType::try_from(request.alarm) {
             Ok(pb::AlarmType::Nospace) => Some(AlarmKind::NoSpace),
             Ok(pb::AlarmType::Corrupt) => Some(AlarmKind::Corrupt),
             Ok(pb::AlarmType::None) | Err(_) => None,
         };
         let member = MemberId(request.member_id);
-        let alarms = match (AlarmAction::try_from(request.action), kind) {
+        let alarms = match (action, kind) {
             (Ok(AlarmAction::Get), kind) => {
                 self.0.linearize().await.map_err(status::unavailable)?;
                 let view = self.0.reader.view();
@@ -40,10 +45,10 @@ impl pb::maintenance_server::Maintenance for Maintenance {
                 standing.iter().filter(wanted).copied().collect()
             }
             (Ok(AlarmAction::Activate), Some(kind)) => {
-                self.change(Command::RaiseAlarm(Alarm { member, kind })).await?
+                self.change(caller, Command::RaiseAlarm(Alarm { member, kind })).await?
             }
             (Ok(AlarmAction::Deactivate), Some(kind)) => {
-                self.change(Command::ClearAlarm(Alarm { member, kind })).await?
+                self.change(caller, Command::ClearAlarm(Alarm { member, kind })).await?
             }
             // Nothing is named, so nothing changes: etcd says so without an error.
             (Ok(_), None) | (Err(_), _) => Vec::new(),
@@ -166,8 +171,8 @@ fn is_version(text: &str) -> bool {
 }
 
 impl Maintenance {
-    async fn change(&self, command: Command) -> Result<Vec<Alarm>, Status> {
-        match self.0.propose(command, 16).await? {
+    async fn change(&self, caller: Caller, command: Command) -> Result<Vec<Alarm>, Status> {
+        match self.0.propose(caller, command, 16).await? {
             (_, Answer::Alarms(alarms)) => Ok(alarms),
             (_, other) => unreachable!("an alarm was answered with {other:?}"),
         }

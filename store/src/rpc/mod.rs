@@ -2,11 +2,13 @@
 //!
 //! - [`convert`]: protobuf ⇄ the store's words, with every check that needs no data.
 //! - [`status`]: the one place that knows gRPC codes and etcd's texts.
+//! - [`authorise`]: who may do what; every RPC passes there first.
 //! - [`Member`]: what a service needs: the reader, the way into the log, watches, leases.
 //! - [`Router`]: from an HTTP request to a service, with the rules that cut across all of them:
 //!   `hasleader`, panics that become errors, counters.
 
 mod auth;
+mod authorise;
 mod cluster;
 pub(crate) mod convert;
 mod gateway;
@@ -25,13 +27,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-#[expect(unused_imports, reason = "the layer that knows certificates asks for it")]
+pub(crate) use authorise::{Caller, Credentials};
 pub(crate) use gateway::ThroughGateway;
 pub(crate) use lease::{Leases, observe};
 pub use maintenance::API_VERSION;
 pub(crate) use router::{Router, Surface};
 pub(crate) use watch::Watching;
 
+use crate::auth::Gate;
 use crate::chance::Chance;
 use crate::command::{Command, Outcome, Response, Revision};
 use crate::config::{MemberConfig, RequestConfig};
@@ -56,6 +59,7 @@ pub(crate) struct Member {
     pub(crate) stopping: CancellationToken,
     pub(crate) slow_reads: Arc<Semaphore>,
     pub(crate) chance: Chance,
+    pub(crate) gate: Arc<Gate>,
     /// How long a request may wait for an answer.
     pub(crate) deadline: Duration,
 }
@@ -76,15 +80,25 @@ impl Member {
         self.header(self.reader.view().revision())
     }
 
-    /// Puts a command through the log. `bytes` is the request's size on the wire.
+    /// Puts a caller's command through the log. `bytes` is the request's size on the wire.
     async fn propose(
         &self,
+        caller: Caller,
         command: Command,
         bytes: usize,
     ) -> Result<(Revision, Response), Status> {
         if bytes > self.requests.max_bytes {
             return Err(status::invalid(convert::Invalid::TooLarge));
         }
+        if self.check(&caller, &command).is_err() {
+            // What was granted a moment ago may not have reached this member yet.
+            self.linearize().await.map_err(status::unavailable)?;
+            self.allow(&caller, &command)?;
+        }
+        let command = match caller.into_sender() {
+            Some(sender) => command.by(sender),
+            None => command,
+        };
         let proposed = self.raft.propose(command).await;
         let Outcome { revision, result } = proposed.map_err(status::unavailable)?;
         let response = result.map_err(status::refusal)?;

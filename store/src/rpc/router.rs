@@ -170,6 +170,9 @@ impl Router {
         B: http_body::Body + Send + 'static,
         B::Error: Into<BoxError> + Send,
     {
+        if let Err(status) = self.member.door(&request) {
+            return status.into_http();
+        }
         let path = request.uri().path();
         let service = split(path).map_or("", |(service, _)| service);
         let answered = match service {

@@ -8,7 +8,8 @@
 use tonic::{Code, Status};
 
 use super::convert::Invalid;
-use crate::command::Refusal;
+use crate::auth::{Denied, PasswordError};
+use crate::command::{AuthRefusal, Refusal};
 use crate::raft::Unavailable;
 use crate::watch::CreateRefusal;
 
@@ -31,8 +32,81 @@ pub(crate) fn refusal(refusal: Refusal) -> Status {
         Refusal::DuplicateKey => (Code::InvalidArgument, "duplicate key given in txn request"),
         Refusal::NoSpace => (Code::ResourceExhausted, "mvcc: database space exceeded"),
         Refusal::Corrupt => (Code::DataLoss, "corrupt cluster"),
+        Refusal::Auth(refusal) => return auth_refusal(refusal),
     };
     etcd(code, text)
+}
+
+/// The words for a refusal about users, roles and permissions.
+fn auth_refusal(refusal: AuthRefusal) -> Status {
+    let (code, text) = match refusal {
+        AuthRefusal::UserNameEmpty => (Code::InvalidArgument, "user name is empty"),
+        AuthRefusal::PermissionDenied => (Code::PermissionDenied, "permission denied"),
+        AuthRefusal::OldRevision => (Code::InvalidArgument, "revision of auth store is old"),
+        AuthRefusal::RootUserMissing => (Code::FailedPrecondition, "root user does not exist"),
+        AuthRefusal::RootRoleMissing => {
+            (Code::FailedPrecondition, "root user does not have root role")
+        }
+        AuthRefusal::InvalidManagement => (Code::InvalidArgument, "invalid auth management"),
+        AuthRefusal::UserExists => (Code::FailedPrecondition, "user name already exists"),
+        AuthRefusal::UserNotFound => (Code::FailedPrecondition, "user name not found"),
+        AuthRefusal::RoleNameEmpty => (Code::InvalidArgument, "role name is empty"),
+        AuthRefusal::RoleExists => (Code::FailedPrecondition, "role name already exists"),
+        AuthRefusal::RoleNotFound => (Code::FailedPrecondition, "role name not found"),
+        AuthRefusal::RoleNotGranted => {
+            (Code::FailedPrecondition, "role is not granted to the user")
+        }
+        AuthRefusal::PermissionNotGranted => {
+            (Code::FailedPrecondition, "permission is not granted to the role")
+        }
+    };
+    etcd(code, text)
+}
+
+/// The words for not getting in. A user without a password gets a text without a documented code.
+pub(crate) fn denied(denied: Denied) -> Status {
+    match denied {
+        Denied::InvalidToken => etcd(Code::Unauthenticated, "invalid auth token"),
+        Denied::Failed => {
+            etcd(Code::InvalidArgument, "authentication failed, invalid user ID or password")
+        }
+        Denied::NoPasswordUser => {
+            Status::unknown("auth: authentication failed, password was given for no password user")
+        }
+        Denied::Busy => unavailable(Unavailable::Overloaded),
+        Denied::VerifyOnly => Status::unknown("auth: token signing attempted with verify-only key"),
+        Denied::NoTokens => auth_refusal(AuthRefusal::InvalidManagement),
+    }
+}
+
+/// The words for a password that cannot be hashed: those of Go's bcrypt.
+pub(crate) fn password(error: PasswordError) -> Status {
+    match error {
+        PasswordError::TooLong => Status::unknown("bcrypt: password length exceeds 72 bytes"),
+        PasswordError::Busy => unavailable(Unavailable::Overloaded),
+    }
+}
+
+/// A permission was to be granted and none was given.
+pub(crate) fn permission_not_given() -> Status {
+    etcd(Code::InvalidArgument, "permission not given")
+}
+
+/// A method that has no rule who may call it.
+pub(crate) fn undeclared() -> Status {
+    auth_refusal(AuthRefusal::PermissionDenied)
+}
+
+/// An error as Go prints it, which is what a canceled watch gives as its reason.
+pub(crate) fn go_text(status: &Status) -> String {
+    let code = match status.code() {
+        Code::InvalidArgument => "InvalidArgument",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::Unauthenticated => "Unauthenticated",
+        // Nothing else is said about a watch that may not be.
+        _ => "Unknown",
+    };
+    format!("rpc error: code = {code} desc = {}", status.message())
 }
 
 /// The words for a request that makes no sense.

@@ -21,11 +21,12 @@ use tokio::sync::Notify;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Status, Streaming};
 
-use super::{Member, convert, read_error, status};
+use super::{Credentials, Member, convert, read_error, status};
 use crate::command::{KeyRange, Refusal, Revised, Revision};
 use crate::engine::Budget;
 use crate::fault::Error;
 use crate::limits::{CATCH_UP_BYTES, CATCH_UP_REVISIONS, REQUEST_BYTES_SLACK, WATCH_ANSWER_BYTES};
+use crate::machine::auth::needs::{Act, Need};
 use crate::raft::Unavailable;
 use crate::watch::{Create, Filters, Form, Group, Hub, Message, Picks, StreamId};
 
@@ -99,7 +100,8 @@ impl tonic::server::StreamingService<pb::WatchRequest> for WatchCall {
     type Future = std::future::Ready<Result<tonic::Response<Self::ResponseStream>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Streaming<pb::WatchRequest>>) -> Self::Future {
-        let session = Session::new(Arc::clone(&self.0), request.into_inner());
+        let credentials = Credentials::of(&request);
+        let session = Session::new(Arc::clone(&self.0), credentials, request.into_inner());
         let frames = futures_util::stream::unfold(Some(session), |session| async move {
             let mut session = session?;
             match session.next().await {
@@ -129,7 +131,9 @@ struct Session {
     /// The client may still send requests.
     open: bool,
     taken: VecDeque<Message>,
-    /// The rest of a revision that is sent in fragments.
+    /// Who watches: asked for each watch anew.
+    credentials: Credentials,
+    /// The rest of a revision that is sent in fragments, and watches that may not be.
     fragments: VecDeque<Frame>,
     sent_since_look: usize,
     progress: tokio::time::Interval,
@@ -142,7 +146,11 @@ impl Drop for Session {
 }
 
 impl Session {
-    fn new(member: Arc<Member>, requests: Streaming<pb::WatchRequest>) -> Self {
+    fn new(
+        member: Arc<Member>,
+        credentials: Credentials,
+        requests: Streaming<pb::WatchRequest>,
+    ) -> Self {
         let (stream, wake) = member.watching.open();
         let period = jittered(member.requests.watch_progress_interval, member.chance.fraction());
         let start = tokio::time::Instant::now() + period;
@@ -154,6 +162,7 @@ impl Session {
             wake,
             requests,
             open: true,
+            credentials,
             taken: VecDeque::new(),
             fragments: VecDeque::new(),
             sent_since_look: 0,
@@ -207,15 +216,43 @@ impl Session {
             self.open = false;
             return Ok(());
         };
-        let hub = &mut self.member.watching.lock().hub;
+        let lock = || self.member.watching.lock();
         match request.request_union {
-            Some(RequestUnion::CreateRequest(request)) => hub.create(self.stream, create(request)),
-            Some(RequestUnion::CancelRequest(request)) => hub.cancel(self.stream, request.watch_id),
-            Some(RequestUnion::ProgressRequest(_)) => hub.progress_asked(self.stream),
+            Some(RequestUnion::CreateRequest(request)) => {
+                let create = create(request);
+                match self.allow(&create) {
+                    Ok(()) => lock().hub.create(self.stream, create),
+                    Err(status) => self.refuse(&status),
+                }
+            }
+            Some(RequestUnion::CancelRequest(request)) => {
+                lock().hub.cancel(self.stream, request.watch_id);
+            }
+            Some(RequestUnion::ProgressRequest(_)) => lock().hub.progress_asked(self.stream),
             // A request of a later version: etcd ignores it, and so the stream lives on.
             None => {}
         }
         Ok(())
+    }
+
+    /// Whether the client may watch these keys, as things are now; not asked again later, as in
+    /// etcd.
+    fn allow(&self, create: &Create) -> Result<(), Status> {
+        let caller = self.member.recognise(&self.credentials)?;
+        self.member.allow(&caller, &Need::Keys(Act::Read, &create.range))
+    }
+
+    /// Answers a watch that may not be; the stream lives on.
+    fn refuse(&mut self, status: &Status) {
+        let response = pb::WatchResponse {
+            header: Some(self.member.header_now()),
+            watch_id: -1,
+            created: true,
+            canceled: true,
+            cancel_reason: status::go_text(status),
+            ..Default::default()
+        };
+        self.fragments.push_back(Frame { response, events: Vec::new() });
     }
 
     /// Reads one piece of history for the stream's lagging watchers, if there are any.

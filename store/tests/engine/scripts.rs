@@ -188,7 +188,8 @@ fn write_response(out: &mut String, response: &Response) {
         | Response::LeaseRevoke
         | Response::LeaseCheckpoint
         | Response::MemberAttributes
-        | Response::Quota => {}
+        | Response::Quota
+        | Response::Auth => {}
     }
 }
 
