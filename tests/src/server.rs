@@ -61,12 +61,17 @@ impl Server {
         server
     }
 
-    /// Starts it again on the same data and the same port, after it has ended.
-    pub fn restart(&mut self) {
-        let from = self.process.output().len();
+    /// Starts it again on the same data and the same port, after it has ended, and does not wait.
+    pub fn start_again(&mut self) {
         let mut command =
             command(&self.program, &self.dir, &self.endpoint, self.peer_port, &self.extra);
         self.process = Process::start(&mut command, &log_path(&self.dir));
+    }
+
+    /// Starts it again as [`Server::start_again`] does, and waits until it serves.
+    pub fn restart(&mut self) {
+        let from = self.process.output().len();
+        self.start_again();
         self.process.wait_for("ready to serve client requests", from);
     }
 
