@@ -6,6 +6,10 @@
 //! [`Lessor::promote`] gives every lease its full time anew, and an election timeout more for
 //! renewals that are still on their way. A lease therefore never ends early.
 //!
+//! A long lease can also be kept from ending late: with checkpoints on, the leader notes now and
+//! then in the log how much of it is left, and the next leader starts from that note. A renewal
+//! makes the note untrue, so it is taken back first ([`Lessor::has_note`]).
+//!
 //! Pure: time comes in as the duration since the process's own zero, and nobody is called back.
 //! An expired lease stays here until its revocation is applied, and is handed out again only after
 //! [`RETRY`], in case the first proposal got lost.
@@ -18,12 +22,18 @@ use crate::command::LeaseId;
 /// How long to wait for a proposed revocation before proposing it again.
 pub const RETRY: Duration = Duration::from_secs(3);
 
+/// How often what is left of a long lease is noted; etcd's figure. A shorter lease is never noted.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
+
 /// All deadlines of the leader; empty on other members.
 #[derive(Debug, Default)]
 pub struct Lessor {
     leases: BTreeMap<LeaseId, Lease>,
     /// The same leases by when they next need attention: at the deadline, later for a retry.
     due: BTreeSet<(Duration, LeaseId)>,
+    /// Long leases by when what is left of them is to be noted next; empty without checkpoints.
+    notes: BTreeSet<(Duration, LeaseId)>,
+    checkpoints: bool,
     leading: bool,
 }
 
@@ -33,6 +43,10 @@ struct Lease {
     deadline: Duration,
     /// Where it stands in `due`.
     due: Duration,
+    /// Where it stands in `notes`.
+    note: Option<Duration>,
+    /// The log holds a note of what was left.
+    noted: bool,
 }
 
 /// What is left of a lease.
@@ -45,23 +59,33 @@ pub struct Remaining {
 }
 
 impl Lessor {
-    /// Becomes the one that counts, for the leases that exist, each with its granted seconds.
+    /// One that counts nothing yet, with or without checkpoints.
+    pub fn new(checkpoints: bool) -> Self {
+        Self { checkpoints, ..Self::default() }
+    }
+
+    /// Becomes the one that counts, for the leases that exist: each with the seconds it was granted
+    /// and those that were left when it was last noted, 0 if it was not.
     pub fn promote(
         &mut self,
-        leases: impl IntoIterator<Item = (LeaseId, i64)>,
+        leases: impl IntoIterator<Item = (LeaseId, i64, i64)>,
         now: Duration,
         extend: Duration,
     ) {
         self.demote();
         self.leading = true;
-        for (id, seconds) in leases {
-            self.start(id, ttl(seconds), now.saturating_add(extend));
+        let from = now.saturating_add(extend);
+        for (id, granted, left) in leases {
+            let noted = self.checkpoints && left > 0;
+            let left = if noted { left.min(granted) } else { granted };
+            self.start(id, ttl(granted), from.saturating_add(ttl(left)), now);
+            self.lease(id).noted = noted;
         }
     }
 
     /// Another member counts now.
     pub fn demote(&mut self) {
-        *self = Self::default();
+        *self = Self::new(self.checkpoints);
     }
 
     /// Whether this member counts.
@@ -72,7 +96,7 @@ impl Lessor {
     /// A grant was applied.
     pub fn granted(&mut self, id: LeaseId, seconds: i64, now: Duration) {
         if self.leading {
-            self.start(id, ttl(seconds), now);
+            self.start(id, ttl(seconds), now.saturating_add(ttl(seconds)), now);
         }
     }
 
@@ -80,6 +104,9 @@ impl Lessor {
     pub fn revoked(&mut self, id: LeaseId) {
         if let Some(lease) = self.leases.remove(&id) {
             self.due.remove(&(lease.due, id));
+            if let Some(note) = lease.note {
+                self.notes.remove(&(note, id));
+            }
         }
     }
 
@@ -90,9 +117,51 @@ impl Lessor {
         if lease.deadline <= now {
             return None;
         }
-        let ttl = lease.ttl;
-        self.start(id, ttl, now);
+        let (ttl, noted) = (lease.ttl, lease.noted);
+        self.start(id, ttl, now.saturating_add(ttl), now);
+        self.lease(id).noted = noted;
         Some(ttl)
+    }
+
+    /// Whether the log holds a note of what is left of the lease: it must be taken back before the
+    /// lease is renewed, or a new leader could end the lease early.
+    pub fn has_note(&self, id: LeaseId) -> bool {
+        self.leases.get(&id).is_some_and(|lease| lease.noted)
+    }
+
+    /// The note was taken back.
+    pub fn note_withdrawn(&mut self, id: LeaseId) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.noted = false;
+        }
+    }
+
+    /// Up to `max` long leases whose remaining seconds are to be noted now.
+    pub fn to_note(&mut self, now: Duration, max: usize) -> Vec<(LeaseId, i64)> {
+        let mut noted = Vec::new();
+        while noted.len() < max {
+            let Some(&(at, id)) = self.notes.first() else { break };
+            if at > now {
+                break;
+            }
+            self.notes.remove(&(at, id));
+            let lease = self.lease(id);
+            lease.note = None;
+            let left = lease.deadline.saturating_sub(now);
+            if left < lease.ttl && !left.is_zero() {
+                lease.noted = true;
+                // Rounded up: a lease may end late, never early.
+                let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+                noted.push((id, i64::try_from(seconds).unwrap_or(i64::MAX)));
+            }
+            self.schedule_note(id, now);
+        }
+        noted
+    }
+
+    /// When [`Lessor::to_note`] will next have something.
+    pub fn next_note(&self) -> Option<Duration> {
+        self.notes.first().map(|(at, _)| *at)
     }
 
     /// Whether the lease is known and its deadline has passed.
@@ -135,11 +204,26 @@ impl Lessor {
         ids.into_iter().map(|(_, id)| id).collect()
     }
 
-    fn start(&mut self, id: LeaseId, ttl: Duration, from: Duration) {
+    fn start(&mut self, id: LeaseId, ttl: Duration, deadline: Duration, now: Duration) {
         self.revoked(id);
-        let deadline = from.saturating_add(ttl);
-        self.leases.insert(id, Lease { ttl, deadline, due: deadline });
+        let lease = Lease { ttl, deadline, due: deadline, note: None, noted: false };
+        self.leases.insert(id, lease);
         self.due.insert((deadline, id));
+        self.schedule_note(id, now);
+    }
+
+    fn schedule_note(&mut self, id: LeaseId, now: Duration) {
+        let checkpoints = self.checkpoints;
+        let lease = self.lease(id);
+        if checkpoints && lease.deadline.saturating_sub(now) > CHECKPOINT_EVERY {
+            let at = now.saturating_add(CHECKPOINT_EVERY);
+            lease.note = Some(at);
+            self.notes.insert((at, id));
+        }
+    }
+
+    fn lease(&mut self, id: LeaseId) -> &mut Lease {
+        self.leases.get_mut(&id).expect("the caller has just seen it")
     }
 }
 
@@ -162,7 +246,7 @@ mod tests {
 
     fn leader(leases: &[(LeaseId, i64)]) -> Lessor {
         let mut lessor = Lessor::default();
-        lessor.promote(leases.iter().copied(), at(0), at(1));
+        lessor.promote(leases.iter().map(|(id, ttl)| (*id, *ttl, 0)), at(0), at(1));
         lessor
     }
 
@@ -220,6 +304,45 @@ mod tests {
         let mut lessor = leader(&[(A, 1)]);
         lessor.demote();
         assert_eq!(lessor.next_due(), None);
+    }
+
+    #[test]
+    fn what_is_left_of_a_long_lease_is_noted_and_taken_up_by_the_next_leader() {
+        let mut lessor = Lessor::new(true);
+        lessor.promote([(A, 1000, 0), (B, 300, 0)], at(0), at(0));
+        assert_eq!(lessor.next_note(), Some(at(300)), "B is too short to be noted");
+        assert_eq!(lessor.to_note(at(299), 9), []);
+        assert_eq!(lessor.to_note(at(300), 9), [(A, 700)]);
+        assert_eq!(lessor.to_note(at(600), 9), [(A, 400)]);
+        assert_eq!(lessor.to_note(at(900), 9), [(A, 100)]);
+        assert_eq!(lessor.next_note(), None, "it ends before the next note is due");
+        let mut next = Lessor::new(true);
+        next.promote([(A, 1000, 400)], at(50), at(1));
+        assert_eq!(next.remaining(A, at(50)).map(|remaining| remaining.left), Some(at(401)));
+    }
+
+    #[test]
+    fn a_note_that_was_taken_back_is_made_anew_after_the_renewal() {
+        let mut lessor = Lessor::new(true);
+        lessor.granted(A, 1000, at(0));
+        lessor.promote([(A, 1000, 0)], at(0), at(0));
+        assert!(!lessor.has_note(A));
+        assert_eq!(lessor.to_note(at(300), 9), [(A, 700)]);
+        assert!(lessor.has_note(A));
+        lessor.note_withdrawn(A);
+        assert_eq!(lessor.renew(A, at(310)), Some(at(1000)));
+        assert!(!lessor.has_note(A));
+        assert_eq!(lessor.next_note(), Some(at(610)), "counted anew");
+        lessor.revoked(A);
+        assert_eq!(lessor.next_note(), None);
+    }
+
+    #[test]
+    fn without_checkpoints_notes_are_neither_made_nor_heeded() {
+        let mut lessor = Lessor::new(false);
+        lessor.promote([(A, 1000, 400)], at(0), at(0));
+        assert_eq!((lessor.next_note(), lessor.has_note(A)), (None, false));
+        assert_eq!(lessor.remaining(A, at(0)).map(|remaining| remaining.left), Some(at(1000)));
     }
 
     #[test]

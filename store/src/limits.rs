@@ -85,6 +85,13 @@ pub const ENTRIES_IN_FLIGHT_MAX: usize = 4;
 /// Expired leases revoked per second; etcd's figure. A mass expiry must not starve clients.
 pub const LEASE_REVOKES_PER_SECOND: usize = 1_000;
 
+/// Revocations proposed and not yet applied; etcd's figure.
+pub const LEASE_REVOKES_IN_FLIGHT_MAX: usize = 16;
+
+/// Callers that hung up while they waited for a lock or an election, and whose places are still to
+/// be removed. Beyond it a place goes with its lease.
+pub const LEFT_QUEUES_MAX: usize = 1_024;
+
 /// Client connections at a time; beyond it new ones wait in the listener's backlog.
 pub const CONNECTIONS_MAX: usize = 32_768;
 

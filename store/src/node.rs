@@ -25,7 +25,7 @@ use crate::config::{Config, StorageKind};
 use crate::engine::{Engine, EngineConfig, Identity, Reader, Storage};
 use crate::fault::Fault;
 use crate::ids::{self, Ids};
-use crate::limits::VOLATILE_SEGMENT_BYTES;
+use crate::limits::{LEFT_QUEUES_MAX, VOLATILE_SEGMENT_BYTES};
 use crate::listen::{Threads, Workers};
 use crate::metrics::Metrics;
 use crate::raft::{self, Peer, RaftConfig, Unavailable};
@@ -103,7 +103,8 @@ impl Node {
         let reader = engine.reader();
 
         let watching = Arc::new(Watching::new(reader.view().revision()));
-        let leases = Arc::new(Leases::new());
+        let checkpoints = config.gates.enabled(crate::config::Gate::LeaseCheckpoint);
+        let leases = Arc::new(Leases::new(checkpoints));
         let gate = Arc::new(Gate::new(config.auth.bcrypt_cost, config.auth.token_ttl));
         let tasks = Tasks::new();
         let stop = CancellationToken::new();
@@ -130,7 +131,9 @@ impl Node {
         let extend = config.raft.election_timeout;
         leases.promote(&reader, extend);
 
+        let (left_queues, left) = tokio::sync::mpsc::channel(LEFT_QUEUES_MAX);
         let member = Arc::new(Member {
+            left_queues,
             ids,
             quota_bytes: config.disk.quota_bytes,
             lease_ttl_min: lease_ttl_min(config.raft.election_timeout),
@@ -152,7 +155,8 @@ impl Node {
             "lease leadership",
             Arc::clone(&leases).follow_leadership(leadership, reader, extend, stop.clone()),
         );
-        tasks.spawn("lease expiry", leases.revoke_expired(raft, stop.clone()));
+        tasks.spawn("left queues", rpc::queue::remove_left(left, raft.clone(), stop.clone()));
+        tasks.spawn("lease clock", leases.keep_time(raft, stop.clone()));
         let compactor = Compactor::new(config.compaction);
         tasks.spawn("compaction", compact(compactor, Arc::clone(&member), stop.clone()));
         let metrics = Arc::new(Metrics::new());

@@ -15,7 +15,7 @@ use super::{Credentials, Member, status};
 use crate::command::{Command, LeaseId, Outcome, Refusal, Response as Answer, Sender};
 use crate::engine::Reader;
 use crate::lessor::{Lessor, Remaining};
-use crate::limits::{LEASE_REVOKES_PER_SECOND, LEASE_TTL_SECONDS_MAX};
+use crate::limits::{LEASE_REVOKES_IN_FLIGHT_MAX, LEASE_REVOKES_PER_SECOND, LEASE_TTL_SECONDS_MAX};
 use crate::machine::auth::needs::{Act, Need};
 use crate::raft::{self, Unavailable};
 
@@ -30,9 +30,10 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    pub(crate) fn new() -> Self {
+    /// With or without notes of what is left of long leases.
+    pub(crate) fn new(checkpoints: bool) -> Self {
         Self {
-            lessor: Mutex::new(Lessor::default()),
+            lessor: Mutex::new(Lessor::new(checkpoints)),
             zero: tokio::time::Instant::now(),
             changed: Notify::new(),
         }
@@ -46,12 +47,12 @@ impl Leases {
         self.lessor.lock().expect("a panic under this lock ends the process")
     }
 
-    /// This member leads from now on, with an election timeout's grace. The leases are read under the lock: a grant or revocation
-    /// that is applied meanwhile is either in what is read or waits to be told after it.
+    /// This member leads from now on, with an election timeout's grace. The leases are read under
+    /// the lock: a grant or revocation that is applied meanwhile is either in what is read or waits
+    /// to be told after it.
     pub(crate) fn promote(&self, reader: &Reader, extend: Duration) {
         let mut lessor = self.lock();
-        let leases = reader.leases().into_iter().map(|(id, ttl, _)| (id, ttl));
-        lessor.promote(leases, self.now(), extend);
+        lessor.promote(reader.leases(), self.now(), extend);
         drop(lessor);
         self.changed.notify_waiters();
     }
@@ -111,21 +112,34 @@ impl Leases {
         settled.map_err(|_| Unavailable::NoLeader { leader: None })
     }
 
-    /// Proposes the revocation of expired leases, a bounded number each second, until told to stop.
-    pub(crate) async fn revoke_expired(
-        self: Arc<Self>,
-        raft: raft::Handle,
-        stop: CancellationToken,
-    ) {
+    /// Proposes the revocation of expired leases and the notes of what is left of long ones, a
+    /// bounded number each second, until told to stop.
+    pub(crate) async fn keep_time(self: Arc<Self>, raft: raft::Handle, stop: CancellationToken) {
         const ROUND: Duration = Duration::from_millis(100);
         const PER_ROUND: usize = LEASE_REVOKES_PER_SECOND / 10;
         while !stop.is_cancelled() {
-            let expired = self.lock().expired(self.now(), PER_ROUND);
-            let revoke = |id| raft.propose(Command::LeaseRevoke(id).by(Sender::Store));
-            // An error means a retry, by the lessor's own rule.
-            let _ = futures_util::future::join_all(expired.into_iter().map(revoke)).await;
+            let (expired, notes) = {
+                let mut lessor = self.lock();
+                let now = self.now();
+                (lessor.expired(now, PER_ROUND), lessor.to_note(now, PER_ROUND))
+            };
+            // A leader that has been replaced without knowing it must not end leases that live on
+            // under the new one: it asks first. An error means a retry, by the lessor's own rule.
+            if !expired.is_empty() && raft.read_index().await.is_ok() {
+                let revoke = |id| raft.propose(Command::LeaseRevoke(id).by(Sender::Store));
+                let _ = stream::iter(expired.into_iter().map(revoke))
+                    .buffer_unordered(LEASE_REVOKES_IN_FLIGHT_MAX)
+                    .count()
+                    .await;
+            }
+            if !notes.is_empty() {
+                let _ = raft.propose(Command::LeaseCheckpoint(notes).by(Sender::Store)).await;
+            }
             let changed = self.changed.notified();
-            let due = self.lock().next_due();
+            let due = {
+                let lessor = self.lock();
+                [lessor.next_due(), lessor.next_note()].into_iter().flatten().min()
+            };
             let pause = async {
                 tokio::time::sleep(ROUND).await;
                 match due {
@@ -199,8 +213,7 @@ impl pb::lease_server::Lease for LeaseService {
             // The header comes first: a client must not see a renewal at a revision at which the
             // lease was gone.
             let header = Some(member.header_now());
-            let renewed = member.leases.renew(LeaseId(id), member.deadline).await;
-            let ttl = renewed.map_err(status::unavailable)?;
+            let ttl = renew(&member, LeaseId(id)).await.map_err(status::unavailable)?;
             let answer = pb::LeaseKeepAliveResponse { header, id, ttl };
             Ok(Some((answer, (member, credentials, requests))))
         });
@@ -261,6 +274,16 @@ impl pb::lease_server::Lease for LeaseService {
         let leases = ids.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: Some(self.0.header_now()), leases }))
     }
+}
+
+/// Renews a lease, after taking back a note of what was left of it.
+async fn renew(member: &Member, id: LeaseId) -> Result<i64, Unavailable> {
+    let noted = member.leases.lock().has_note(id);
+    if noted {
+        member.raft.propose(Command::LeaseCheckpoint(vec![(id, 0)]).by(Sender::Store)).await?;
+        member.leases.lock().note_withdrawn(id);
+    }
+    member.leases.renew(id, member.deadline).await
 }
 
 /// Whole seconds, cut off as etcd cuts them.

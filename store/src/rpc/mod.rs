@@ -11,10 +11,14 @@ mod auth;
 mod authorise;
 mod cluster;
 pub(crate) mod convert;
+mod election;
+mod follow;
 mod gateway;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+pub(crate) mod queue;
 mod router;
 pub(crate) mod status;
 mod watch;
@@ -23,7 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::etcdserverpb as pb;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -56,6 +60,8 @@ pub(crate) struct Member {
     pub(crate) raft: raft::Handle,
     pub(crate) watching: Arc<Watching>,
     pub(crate) leases: Arc<Leases>,
+    /// Places in queues that nobody waits on any more.
+    pub(crate) left_queues: mpsc::Sender<queue::Left>,
     pub(crate) stopping: CancellationToken,
     pub(crate) slow_reads: Arc<Semaphore>,
     pub(crate) chance: Chance,

@@ -14,6 +14,8 @@ use futures_util::FutureExt;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use proto::etcdserverpb as pb;
+use proto::v3electionpb::election_server::ElectionServer;
+use proto::v3lockpb::lock_server::LockServer;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -21,9 +23,11 @@ use tower::Service;
 
 use super::auth::Auth;
 use super::cluster::Cluster;
+use super::election::Election;
 use super::gateway::Gateway;
 use super::kv::Kv;
 use super::lease::LeaseService;
+use super::lock::Lock;
 use super::maintenance::Maintenance;
 use super::watch::{WatchCall, WatchCodec};
 use super::{Member, status};
@@ -60,6 +64,8 @@ pub(crate) struct Router {
     cluster: pb::cluster_server::ClusterServer<Cluster>,
     maintenance: pb::maintenance_server::MaintenanceServer<Maintenance>,
     auth: pb::auth_server::AuthServer<Auth>,
+    lock: LockServer<Lock>,
+    election: ElectionServer<Election>,
     health: HealthServer<HealthOfAll>,
     gateway: Option<Gateway>,
     access: Arc<Access>,
@@ -76,7 +82,11 @@ impl Router {
         let maintenance =
             pb::maintenance_server::MaintenanceServer::new(Maintenance(Arc::clone(&member)));
         let auth = pb::auth_server::AuthServer::new(Auth(Arc::clone(&member)));
+        let lock = LockServer::new(Lock(Arc::clone(&member)));
+        let election = ElectionServer::new(Election(Arc::clone(&member)));
         Self {
+            lock: lock.max_decoding_message_size(max),
+            election: election.max_decoding_message_size(max),
             kv: kv.max_decoding_message_size(max),
             lease: lease.max_decoding_message_size(max),
             cluster: cluster.max_decoding_message_size(max),
@@ -188,7 +198,8 @@ impl Router {
             "etcdserverpb.Maintenance" => self.maintenance.clone().call(request).await,
             "etcdserverpb.Auth" => self.auth.clone().call(request).await,
             "grpc.health.v1.Health" => self.health.clone().call(request).await,
-            // Lock and Election have their counters and nothing else yet.
+            "v3lockpb.Lock" => self.lock.clone().call(request).await,
+            "v3electionpb.Election" => self.election.clone().call(request).await,
             _ => Ok(status::not_built(path).into_http()),
         };
         answered.unwrap_or_else(|never| match never {})

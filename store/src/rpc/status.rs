@@ -186,6 +186,29 @@ pub(crate) fn defragment(error: &dyn std::error::Error) -> Status {
     Status::internal(format!("defragmenting failed: {error}"))
 }
 
+/// Why a lock or an election does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum QueueRefusal {
+    /// The lease ended while its owner waited for the lock.
+    Expired,
+    /// Nobody leads.
+    NoLeader,
+    /// The caller has lost the election's key.
+    NotLeader,
+    /// The request does not say which leader it speaks for.
+    LeaderMissing,
+}
+
+/// The words for it. etcd gives them no code, and clients go by the text.
+pub(crate) fn queue(refusal: QueueRefusal) -> Status {
+    Status::unknown(match refusal {
+        QueueRefusal::Expired => "mutex: session is expired",
+        QueueRefusal::NoLeader => "election: no leader",
+        QueueRefusal::NotLeader => "election: not leader",
+        QueueRefusal::LeaderMissing => "\"leader\" field must be provided",
+    })
+}
+
 /// A path that is nobody's, as grpc-go answers it.
 pub(crate) fn unknown_method(service: &str, method: &str, known_service: bool) -> Status {
     if known_service {

@@ -37,8 +37,8 @@ pub(crate) struct Watching {
 }
 
 #[derive(Debug)]
-struct Inner {
-    hub: Hub,
+pub(super) struct Inner {
+    pub(super) hub: Hub,
     wake: HashMap<StreamId, Arc<Notify>>,
 }
 
@@ -72,11 +72,11 @@ impl Watching {
         self.lock().hub.counts()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("a panic under this lock ends the process")
     }
 
-    fn open(&self) -> (StreamId, Arc<Notify>) {
+    pub(super) fn open(&self) -> (StreamId, Arc<Notify>) {
         let mut inner = self.lock();
         let stream = inner.hub.open();
         let notify = Arc::new(Notify::new());
@@ -84,7 +84,7 @@ impl Watching {
         (stream, notify)
     }
 
-    fn close(&self, stream: StreamId) {
+    pub(super) fn close(&self, stream: StreamId) {
         let mut inner = self.lock();
         inner.hub.close(stream);
         inner.wake.remove(&stream);
@@ -180,7 +180,7 @@ impl Session {
                 self.sent_since_look += 1;
                 return Ok(frame);
             }
-            if self.catch_up().await? {
+            if catch_up(&self.member, self.stream).await? {
                 continue;
             }
             tokio::select! {
@@ -253,32 +253,6 @@ impl Session {
             ..Default::default()
         };
         self.fragments.push_back(Frame { response, events: Vec::new() });
-    }
-
-    /// Reads one piece of history for the stream's lagging watchers, if there are any.
-    async fn catch_up(&mut self) -> Result<bool, Status> {
-        let Some(wanted) = self.member.watching.lock().hub.lagging(self.stream) else {
-            return Ok(false);
-        };
-        let reader = self.member.reader.clone();
-        let history =
-            self.member.slow_read(move || reader.view().history(wanted.from, CATCH_UP)).await?;
-        let hub = &mut self.member.watching.lock().hub;
-        match history {
-            Ok(history) => {
-                let groups: Vec<_> = history
-                    .revised
-                    .into_iter()
-                    .map(|revised| Arc::new(Group::new(revised)))
-                    .collect();
-                hub.caught_up(self.stream, &groups, Revision(history.next.0 - 1));
-            }
-            Err(Error::Refused(Refusal::Compacted { compacted })) => {
-                hub.compacted(self.stream, compacted);
-            }
-            Err(error) => return Err(read_error(error)),
-        }
-        Ok(true)
     }
 
     /// Turns waiting messages into the next frame.
@@ -379,6 +353,28 @@ impl Session {
         };
         Frame { response, events }
     }
+}
+
+/// Reads one piece of history for a stream's lagging watchers, if there are any.
+pub(super) async fn catch_up(member: &Member, stream: StreamId) -> Result<bool, Status> {
+    let Some(wanted) = member.watching.lock().hub.lagging(stream) else {
+        return Ok(false);
+    };
+    let reader = member.reader.clone();
+    let history = member.slow_read(move || reader.view().history(wanted.from, CATCH_UP)).await?;
+    let hub = &mut member.watching.lock().hub;
+    match history {
+        Ok(history) => {
+            let groups: Vec<_> =
+                history.revised.into_iter().map(|revised| Arc::new(Group::new(revised))).collect();
+            hub.caught_up(stream, &groups, Revision(history.next.0 - 1));
+        }
+        Err(Error::Refused(Refusal::Compacted { compacted })) => {
+            hub.compacted(stream, compacted);
+        }
+        Err(error) => return Err(read_error(error)),
+    }
+    Ok(true)
 }
 
 /// Splits events so that each piece stays below the bound, or holds one event.

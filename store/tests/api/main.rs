@@ -4,6 +4,7 @@
 mod input;
 mod lease;
 mod port;
+mod queue;
 mod watch;
 
 use proto::etcdserverpb as pb;
