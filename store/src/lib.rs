@@ -5,6 +5,8 @@
 pub mod config;
 pub mod limits;
 
+mod histogram;
+
 pub mod command;
 pub mod fault;
 pub mod machine;
@@ -24,6 +26,7 @@ mod rpc;
 
 mod http;
 mod listen;
+mod metered;
 pub mod logging;
 mod metrics;
 mod socket;

@@ -167,3 +167,6 @@ pub const LOGINS_WAITING_MAX: usize = 256;
 /// Simple tokens at a time, about 100 bytes each. A client needs one; who logs in for every request
 /// pushes out his own oldest.
 pub const TOKENS_MAX: usize = 100_000;
+
+/// Different versions of the API that clients may be counted by; they are their own words.
+pub const CLIENT_VERSIONS_MAX: usize = 16;

@@ -22,7 +22,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECTIONS_MAX, TLS_HANDSHAKE_DEADLINE};
-use crate::rpc::{Router, Surface};
+use crate::metered::{Greeting, Metered};
+use crate::rpc::{Connections, Router, Surface};
 use crate::socket::{Listener, Socket, Stream};
 use crate::tasks::Tasks;
 use crate::tls::{PeerCertificate, Tls};
@@ -31,12 +32,23 @@ use crate::tls::{PeerCertificate, Tls};
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
-/// How often an idle client is asked whether it lives, and how long it may take to say so: etcd's.
-const PING_EVERY: Duration = Duration::from_secs(2 * 60 * 60);
-const PING_DEADLINE: Duration = Duration::from_secs(20);
+/// All header fields of one request: a token is the largest of them. It also bounds how many pieces
+/// they may come in.
+const HEADERS_BYTES_MAX: u32 = 64 << 10;
 
-/// A client that sends an HTTP/1 request must be done with its headers by then.
-const HEADERS_DEADLINE: Duration = Duration::from_secs(10);
+/// A client must have said what it is there for by then: begun to speak HTTP/2, or sent the headers
+/// of a request.
+const GREETING_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The headers of an HTTP/1 client's next request must have come by then. It may be silent until
+/// it sends them, and those that keep connections ask every half minute or so.
+const HEADERS_DEADLINE: Duration = Duration::from_secs(5 * 60);
+
+/// Streams that a client has opened and reset before they were looked at; more end the connection.
+const RESET_STREAMS_MAX: usize = 20;
+
+/// Streams reset because of the client's own errors; more end the connection.
+const ERROR_STREAMS_MAX: usize = 1024;
 
 /// How long connections may go on after the stop signal.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
@@ -263,18 +275,26 @@ async fn speak(
     tasks: Tasks,
     stop: CancellationToken,
 ) {
+    let Connections { max_concurrent_streams, keepalive } = router.connections();
     let mut builder = auto::Builder::new(Spawner(tasks));
     builder
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(router.max_concurrent_streams())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_DEADLINE);
+        .max_concurrent_streams(max_concurrent_streams)
+        .max_header_list_size(HEADERS_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+        .max_local_error_reset_streams(ERROR_STREAMS_MAX)
+        .keep_alive_interval(keepalive.interval)
+        .keep_alive_timeout(keepalive.timeout);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_DEADLINE);
     let Origin { surface, secure, peer } = origin;
+    let greeting = Greeting::default();
+    let io = Metered::new(io, Arc::clone(router.metrics()), greeting.clone());
+    let greeted = greeting.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
+        greeted.given();
         let router = Arc::clone(&router);
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
@@ -287,6 +307,7 @@ async fn speak(
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = silence(&greeting) => return tracing::debug!("a client had nothing to say"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -295,6 +316,14 @@ async fn speak(
     if let Err(error) = ended {
         // Clients that go away in the middle are everyday life.
         tracing::debug!(error, "a connection broke");
+    }
+}
+
+/// Returns when a client should have said something and has not; otherwise never.
+async fn silence(greeting: &Greeting) {
+    tokio::time::sleep(GREETING_DEADLINE).await;
+    if greeting.was_given() {
+        std::future::pending().await
     }
 }
 

@@ -108,15 +108,19 @@ impl Node {
         let gate = Arc::new(Gate::new(config.auth.bcrypt_cost, config.auth.token_ttl));
         let tasks = Tasks::new();
         let stop = CancellationToken::new();
+        let metrics = Arc::new(Metrics::new(config.http.metrics_extensive));
+        let wal_timings = wal.timings();
         let machine = {
             let (watching, leases) = (Arc::clone(&watching), Arc::clone(&leases));
             let gate = Arc::clone(&gate);
+            let metrics = Arc::clone(&metrics);
             let mut checkpoints = CountedCheckpoints::new(&config, reader.clone());
             // Whoever must hear of a change does so before its author is answered.
-            raft::Applier::new(engine, move |commands, applied| {
+            raft::Applier::new(engine, move |commands, applied, took| {
                 watching.publish(std::mem::take(&mut applied.events));
                 rpc::observe(&leases, commands, &applied.outcomes);
                 gate.observe(commands, &applied.outcomes);
+                metrics.applied(commands, &applied.outcomes, took);
                 checkpoints.applied(applied.index);
             })
         };
@@ -139,6 +143,8 @@ impl Node {
             lease_ttl_min: lease_ttl_min(config.raft.election_timeout),
             reader: reader.clone(),
             raft: raft.clone(),
+            wal: wal_timings,
+            gates: config.gates.clone(),
             watching,
             leases: Arc::clone(&leases),
             stopping: stop.clone(),
@@ -159,9 +165,8 @@ impl Node {
         tasks.spawn("lease clock", leases.keep_time(raft, stop.clone()));
         let compactor = Compactor::new(config.compaction);
         tasks.spawn("compaction", compact(compactor, Arc::clone(&member), stop.clone()));
-        let metrics = Arc::new(Metrics::new());
-        let streams = config.listen.max_concurrent_streams;
-        let router = Arc::new(Router::new(Arc::clone(&member), metrics, streams));
+        let router = Router::new(Arc::clone(&member), metrics, &config.listen, &config.http);
+        let router = Arc::new(router);
         let (workers, threads) = Workers::start(&router, &stop).map_err(StartError::Workers)?;
         let addresses = listeners.serve(&workers, &tasks, &stop);
         tracing::info!(
@@ -183,8 +188,8 @@ impl Node {
         ))
     }
 
-    /// The ports it listens on, in the order of the configured client URLs, then the metrics URLs:
-    /// what port 0 became. Sockets in the file system are not among them.
+    /// The ports it listens on, in the order of the configured client URLs, then the HTTP-only ones,
+    /// then the metrics URLs: what port 0 became. Sockets in the file system are not among them.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -231,10 +236,15 @@ impl Listeners {
             Some(tls) => Some(Arc::new(Tls::load(tls, fixtures.as_deref())?)),
             None => None,
         };
-        let clients = listen.client_urls.iter().map(|url| (url, Surface::Client));
+        let surface = match listen.client_http_urls.is_empty() {
+            true => Surface::Client,
+            false => Surface::Grpc,
+        };
+        let clients = listen.client_urls.iter().map(|url| (url, surface));
+        let http = listen.client_http_urls.iter().map(|url| (url, Surface::Http));
         let metrics = listen.metrics_urls.iter().map(|url| (url, Surface::Metrics));
         let mut bound = Vec::new();
-        for (url, surface) in clients.chain(metrics) {
+        for (url, surface) in clients.chain(http).chain(metrics) {
             let tls = match (url.tls(), &tls) {
                 (false, _) => None,
                 (true, Some(tls)) => Some(Arc::clone(tls)),

@@ -8,6 +8,7 @@
 pub mod cluster;
 pub mod load;
 pub mod measure;
+pub mod http;
 pub mod process;
 pub mod server;
 pub mod tools;

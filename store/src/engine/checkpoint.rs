@@ -14,11 +14,13 @@
 use std::{any::Any, ops::Bound, sync::Arc, time::Duration};
 
 use redb::WriteTransaction;
+use tokio::time::Instant;
 
 use super::{
     backend::Store,
     base::{Base, CUR, HIST},
     compact,
+    counters::Counters,
     memtable::Memtable,
     meta::{self, Cut, Progress},
     record::{self, hist_key},
@@ -48,6 +50,7 @@ pub(super) struct Writer {
     /// What is no longer in use here but may be elsewhere. Taking apart a memtable or closing a
     /// database takes milliseconds, so it is done on this thread, when nobody else is left.
     pub(super) retired: Vec<Arc<dyn Any + Send + Sync>>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// Rests between two batches of removal; false if there is something more pressing to do.
@@ -107,22 +110,40 @@ impl Writer {
         // Saves the allocator's state with the commit, so that opening never walks the file.
         transaction.set_quick_repair(true);
         write(&transaction)?;
-        let mut progress = self.progress;
-        if let Some(rest) = compact {
-            let mut left = self.compact_slice;
-            while left > 0 && progress.is_due(cut.compacted) {
-                let batch = self.compact_batch.min(left);
-                progress = compact::slice(&transaction, cut.compacted, progress, batch)?;
-                left -= batch;
-                if !progress.is_due(cut.compacted) || !rest() {
-                    break;
-                }
-            }
-        }
+        let progress = match compact {
+            Some(rest) => self.remove(&transaction, cut.compacted, rest)?,
+            None => self.progress,
+        };
         meta::write(&transaction, cut, progress)?;
+        let written = Instant::now();
         transaction.commit()?;
+        self.counters.commit.observe_time(written.elapsed());
         self.progress = progress;
         Base::open(&self.store, cut.revision)
+    }
+
+    /// Removes compacted versions, batch by batch, and says how far it came.
+    fn remove(
+        &self,
+        transaction: &WriteTransaction,
+        compacted: Revision,
+        rest: Rest<'_>,
+    ) -> Result<Progress, Fault> {
+        let mut progress = self.progress;
+        let mut left = self.compact_slice;
+        while left > 0 && progress.is_due(compacted) {
+            let batch = self.compact_batch.min(left);
+            let begun = Instant::now();
+            let removed;
+            (progress, removed) = compact::slice(transaction, compacted, progress, batch)?;
+            let is_done = !progress.is_due(compacted);
+            self.counters.removed(removed, begun.elapsed(), is_done);
+            left -= batch;
+            if is_done || !rest() {
+                break;
+            }
+        }
+        Ok(progress)
     }
 }
 

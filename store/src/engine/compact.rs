@@ -26,15 +26,15 @@ impl Progress {
 }
 
 /// Does one slice of the work for a compacted revision, looking at so many versions at most, and
-/// says how far it came.
+/// says how far it came and how many versions went.
 pub(super) fn slice(
     transaction: &WriteTransaction,
     compacted: Revision,
     mut progress: Progress,
     versions_max: usize,
-) -> Result<Progress, Fault> {
+) -> Result<(Progress, u64), Fault> {
     if !progress.is_due(compacted) {
-        return Ok(progress);
+        return Ok((progress, 0));
     }
     if progress.target == progress.done {
         progress.target = compacted;
@@ -52,6 +52,7 @@ pub(super) fn slice(
             cur.remove(&key.0[..])?;
         }
     }
+    let removed = slice.dead.len() as u64;
     for version in slice.dead {
         hist.remove(&hist_key(version))?;
     }
@@ -59,7 +60,7 @@ pub(super) fn slice(
         Some(next) => progress.next = next,
         None => progress.done = progress.target,
     }
-    Ok(progress)
+    Ok((progress, removed))
 }
 
 #[derive(Default)]

@@ -18,6 +18,7 @@ mod backend;
 mod base;
 mod checkpoint;
 mod compact;
+mod counters;
 mod counts;
 mod defragment;
 mod filter;
@@ -163,6 +164,7 @@ impl Engine {
             compact_batch: config.compact_batch.max(1),
             compact_rest: config.compact_rest,
             retired: Vec::new(),
+            counters: Arc::clone(&shared.counters),
         };
         let checkpointer = start_checkpointer(shared.clone(), writer)?;
         Ok(Self {

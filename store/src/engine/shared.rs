@@ -27,6 +27,7 @@ use super::{
     backend::Store,
     base::Base,
     checkpoint::{Frozen, Writer},
+    counters::Counters,
     counts::Counts,
     memtable::{Log, Memtable},
     meta::Cut,
@@ -141,6 +142,7 @@ pub(super) struct Shared {
     pub(super) fault: watch::Sender<Option<Fault>>,
     /// What `current` says too, for those who want to know nothing else.
     auth_enabled: AtomicBool,
+    pub(super) counters: Arc<Counters>,
     memtable_bytes: usize,
     memtable_age: Duration,
     /// Held by whoever defragments.
@@ -166,6 +168,7 @@ impl Shared {
             queue_changed: Condvar::new(),
             durable: watch::Sender::new(durable),
             fault: watch::Sender::new(None),
+            counters: Arc::default(),
             memtable_bytes,
             memtable_age,
             defragmenting: tokio::sync::Mutex::default(),

@@ -62,6 +62,11 @@ pub struct Backlog {
 }
 
 impl Reader {
+    /// What was counted since the start.
+    pub(crate) fn counters(&self) -> &super::counters::Counters {
+        &self.shared.counters
+    }
+
     /// The store as of the last entry applied.
     #[must_use]
     pub fn view(&self) -> View {

@@ -6,34 +6,28 @@
 //! for: `--host-whitelist` names the hosts that are ours. Over TLS the certificate already does
 //! that. etcd's default for both is everybody.
 
-use std::collections::BTreeSet;
-
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use tonic::body::Body;
 
 use super::refuse;
+use crate::config::{Allowed, HttpConfig};
 
-/// The two lists; empty is everybody.
-#[derive(Clone, Debug, Default)]
+/// The two lists.
+#[derive(Clone, Debug)]
 pub(crate) struct Access {
-    origins: BTreeSet<String>,
-    hosts: BTreeSet<String>,
+    origins: Allowed,
+    hosts: Allowed,
 }
 
 impl Access {
-    /// From the values of `--cors` and `--host-whitelist`.
-    pub(crate) fn new(cors: &[String], hosts: &[String]) -> Self {
-        let list = |names: &[String]| match names.iter().any(|name| name == "*") {
-            true => BTreeSet::new(),
-            false => names.iter().filter(|name| !name.is_empty()).cloned().collect(),
-        };
-        Self { origins: list(cors), hosts: list(hosts) }
+    pub(crate) fn new(config: &HttpConfig) -> Self {
+        Self { origins: config.cors.clone(), hosts: config.hosts.clone() }
     }
 
     /// The refusal, if the request is for a host that is not ours.
     pub(super) fn misdirected<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         let host = host(request);
-        if self.hosts.is_empty() || self.hosts.contains(host) {
+        if self.hosts.allows(host) {
             return None;
         }
         tracing::warn!(host, "refused a request for a host that is not listed");
@@ -53,7 +47,7 @@ impl Access {
     /// Says in an answer whose pages may read it.
     pub(super) fn tell_origins(&self, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
         let allowed = match origin {
-            _ if self.origins.is_empty() => HeaderValue::from_static("*"),
+            _ if self.origins == Allowed::Any => HeaderValue::from_static("*"),
             Some(origin) if self.lists(origin) => origin.clone(),
             _ => return,
         };
@@ -72,7 +66,7 @@ impl Access {
     }
 
     fn lists(&self, origin: &HeaderValue) -> bool {
-        origin.to_str().is_ok_and(|origin| self.origins.contains(origin))
+        origin.to_str().is_ok_and(|origin| self.origins.allows(origin))
     }
 }
 
@@ -98,13 +92,13 @@ mod tests {
         Request::builder().header(header::HOST, host).body(()).expect("a request")
     }
 
-    fn names(names: &[&str]) -> Vec<String> {
-        names.iter().map(ToString::to_string).collect()
+    fn only(names: &[&str]) -> Allowed {
+        Allowed::Only(names.iter().map(ToString::to_string).collect())
     }
 
     #[test]
     fn only_listed_hosts_are_answered_whatever_the_port() {
-        let access = Access::new(&[], &names(&["store.local", "::1"]));
+        let access = Access { origins: Allowed::Any, hosts: only(&["store.local", "::1"]) };
         for good in ["store.local", "store.local:2379", "[::1]:2379", "[::1]"] {
             assert!(access.misdirected(&asked(good)).is_none(), "{good}");
         }
@@ -112,9 +106,8 @@ mod tests {
             let refused = access.misdirected(&asked(bad)).expect(bad);
             assert_eq!(refused.status(), 421);
         }
-        for everybody in [names(&[]), names(&["*"]), names(&["a", "*"])] {
-            assert!(Access::new(&[], &everybody).misdirected(&asked("evil.example")).is_none());
-        }
+        let everybody = Access { origins: Allowed::Any, hosts: Allowed::Any };
+        assert!(everybody.misdirected(&asked("evil.example")).is_none());
     }
 
     #[test]
@@ -124,11 +117,12 @@ mod tests {
             access.tell_origins(origin.map(HeaderValue::from_static).as_ref(), &mut headers);
             headers.get(header::ACCESS_CONTROL_ALLOW_ORIGIN).cloned()
         };
-        let listed = Access::new(&names(&["http://ours"]), &[]);
+        let listed = Access { origins: only(&["http://ours"]), hosts: Allowed::Any };
+        let everybody = Access { origins: Allowed::Any, hosts: Allowed::Any };
         assert_eq!(told(&listed, Some("http://ours")).expect("told"), "http://ours");
         assert_eq!(told(&listed, Some("http://theirs")), None);
         assert_eq!(told(&listed, None), None);
-        assert_eq!(told(&Access::default(), Some("http://theirs")).expect("told"), "*");
-        assert_eq!(told(&Access::default(), None).expect("told"), "*");
+        assert_eq!(told(&everybody, Some("http://theirs")).expect("told"), "*");
+        assert_eq!(told(&everybody, None).expect("told"), "*");
     }
 }

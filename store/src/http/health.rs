@@ -10,7 +10,7 @@ use tonic::body::Body;
 
 use super::{Query, TEXT, no_sniffing, refuse, respond};
 use crate::command::{AlarmKind, KeyRange, RangeQuery};
-use crate::metrics::{Check, Metrics};
+use crate::metrics::{Check, List, Metrics};
 use crate::rpc::Member;
 
 /// `/health`: alarms, a leader, and a read.
@@ -50,24 +50,9 @@ async fn sickness(member: &Member, query: Query<'_>) -> Option<String> {
 /// A question of `/livez` or `/readyz`: the whole list, or one check of it.
 #[derive(Clone, Copy)]
 pub(super) struct Checklist<'a> {
-    name: &'static str,
-    checks: &'static [Check],
+    list: List,
     only: Option<&'a str>,
 }
-
-/// The lists.
-const LISTS: [(&str, &[Check]); 2] = [
-    ("livez", &[Check::SerializableRead]),
-    (
-        "readyz",
-        &[
-            Check::DataCorruption,
-            Check::SerializableRead,
-            Check::LinearizableRead,
-            Check::NonLearner,
-        ],
-    ),
-];
 
 impl<'a> Checklist<'a> {
     /// What a path asks for, if it asks for a list or for a check that is in it.
@@ -77,9 +62,9 @@ impl<'a> Checklist<'a> {
             Some((list, only)) => (list, Some(only)),
             None => (path, None),
         };
-        let (name, checks) = LISTS.into_iter().find(|(name, _)| *name == list)?;
-        let known = only.is_none_or(|only| checks.iter().any(|check| check.name() == only));
-        known.then_some(Self { name, checks, only })
+        let list = [List::Livez, List::Readyz].into_iter().find(|known| known.name() == list)?;
+        let known = only.is_none_or(|only| list.checks().iter().any(|check| check.name() == only));
+        known.then_some(Self { list, only })
     }
 }
 
@@ -87,18 +72,18 @@ impl<'a> Checklist<'a> {
 pub(super) async fn checks(
     member: &Member,
     metrics: &Metrics,
-    list: Checklist<'_>,
+    Checklist { list, only }: Checklist<'_>,
     query: Query<'_>,
 ) -> http::Response<Body> {
     let mut lines = String::new();
     let mut failed = false;
-    for check in list.checks {
+    for check in list.checks() {
         let name = check.name();
-        if list.only.is_some_and(|only| only != name) || query.has("exclude", name) {
+        if only.is_some_and(|only| only != name) || query.has("exclude", name) {
             continue;
         }
         let outcome = run(member, *check).await;
-        metrics.checked(list.name, *check, outcome.is_ok());
+        metrics.checked(list, *check, outcome.is_ok());
         match outcome {
             Ok(()) => lines.push_str(&format!("[+]{name} ok\n")),
             Err(reason) => {
@@ -108,7 +93,7 @@ pub(super) async fn checks(
         }
     }
     if failed {
-        tracing::warn!(check = list.name, lines, "health check error");
+        tracing::warn!(check = list.name(), lines, "health check error");
         return refuse(503, lines + "\n");
     }
     let verbose = query.values("verbose").next().is_some();

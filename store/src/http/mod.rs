@@ -44,6 +44,9 @@ async fn serve(
     request: Request<Incoming>,
     surface: Surface,
 ) -> Response<Body> {
+    if surface == Surface::Grpc {
+        return not_found();
+    }
     let path = request.uri().path();
     let clients = surface.serves_clients();
     // etcd serves its metrics whatever the method.

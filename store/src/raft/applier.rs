@@ -10,23 +10,25 @@ use crate::engine::{Applied, Durable, Engine, Reader};
 use crate::fault::Fault;
 use bytes::Bytes;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-/// An engine, and a function that is called for every entry right after it is applied. It may take
-/// the events; the outcomes belong to the callers.
+/// An engine, and a function that is called for every entry right after it is applied, with the
+/// time that took. It may take the events; the outcomes belong to the callers.
 pub struct Applier<F> {
     engine: Engine,
     /// Only ever reached through `&mut`; the mutex makes it shareable in name.
     on_applied: Mutex<F>,
 }
 
-impl<F: FnMut(&[Command], &mut Applied) + Send + 'static> Applier<F> {
+impl<F: FnMut(&[Command], &mut Applied, Duration) + Send + 'static> Applier<F> {
     pub fn new(engine: Engine, on_applied: F) -> Self {
         Self { engine, on_applied: Mutex::new(on_applied) }
     }
 }
 
-impl<F: FnMut(&[Command], &mut Applied) + Send + 'static> StateMachine for Applier<F> {
+impl<F: FnMut(&[Command], &mut Applied, Duration) + Send + 'static> StateMachine for Applier<F> {
     type Checkpoints = EngineCheckpoints;
 
     fn applied(&self) -> Option<Checkpoint> {
@@ -40,9 +42,11 @@ impl<F: FnMut(&[Command], &mut Applied) + Send + 'static> StateMachine for Appli
         raft_state: Option<Bytes>,
         commands: &[Command],
     ) -> Result<Vec<Outcome>, Failure> {
+        let begun = Instant::now();
         let mut applied = self.engine.apply(index, raft_state, commands)?;
+        let took = begun.elapsed();
         let on_applied = self.on_applied.get_mut().unwrap_or_else(PoisonError::into_inner);
-        on_applied(commands, &mut applied);
+        on_applied(commands, &mut applied, took);
         Ok(applied.outcomes)
     }
 

@@ -1,9 +1,10 @@
 //! What the rest of the store sees of Raft.
 
-use super::leadership::{Leadership, Progress};
+use super::leadership::{Counts, Leadership, Progress};
 use super::propose::{Proposal, Unavailable};
 use crate::command::{Command, Outcome};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -60,6 +61,14 @@ impl Handle {
     /// Agrees on commands that stay together, in order, in one entry, and applies them. Each has
     /// its own revision and may be refused by itself.
     pub async fn propose_many(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
+        let proposed = self.try_propose(commands).await;
+        if proposed.is_err() {
+            self.progress.counts.proposals_failed.fetch_add(1, Ordering::Relaxed);
+        }
+        proposed
+    }
+
+    async fn try_propose(&self, commands: Vec<Command>) -> Result<Vec<Outcome>, Unavailable> {
         if self.progress.backlog() > BACKLOG_MAX {
             return Err(Unavailable::Overloaded);
         }
@@ -80,6 +89,17 @@ impl Handle {
         if self.progress.may_read() {
             return Ok(());
         }
+        let asked = self.ask_leave().await;
+        if let Err(unavailable) = asked {
+            let counts = &self.progress.counts;
+            counts.reads_failed.fetch_add(1, Ordering::Relaxed);
+            let late = u64::from(unavailable == Unavailable::Timeout);
+            counts.reads_late.fetch_add(late, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    async fn ask_leave(&self) -> Result<(), Unavailable> {
         let (answer, leave) = oneshot::channel();
         self.reads.try_send(answer).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unavailable::Overloaded,
@@ -90,6 +110,17 @@ impl Handle {
             Ok(Err(_)) => Err(Unavailable::Stopped),
             Err(_) => Err(Unavailable::Timeout),
         }
+    }
+
+    /// What happened since the start.
+    pub(crate) fn counts(&self) -> &Counts {
+        &self.progress.counts
+    }
+
+    /// Proposals that wait to become an entry, and entries that wait to be applied.
+    pub(crate) fn pending(&self) -> u64 {
+        let waiting = self.proposals.max_capacity() - self.proposals.capacity();
+        waiting as u64 + self.progress.last().saturating_sub(self.progress.applied())
     }
 
     /// This member's view of itself.

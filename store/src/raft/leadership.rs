@@ -31,6 +31,19 @@ pub(crate) struct Progress {
     last: AtomicU64,
     committed: AtomicU64,
     applied: AtomicU64,
+    pub(crate) counts: Counts,
+}
+
+/// What happened since the start.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Leaders seen, the first one included.
+    pub(crate) leader_changes: AtomicU64,
+    /// Proposals without an answer.
+    pub(crate) proposals_failed: AtomicU64,
+    /// Questions whether reading is safe that were not answered, and of those, not in time.
+    pub(crate) reads_failed: AtomicU64,
+    pub(crate) reads_late: AtomicU64,
 }
 
 impl Progress {
@@ -43,6 +56,7 @@ impl Progress {
             last: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            counts: Counts::default(),
         }
     }
 
@@ -87,6 +101,9 @@ impl Progress {
                 return false;
             }
             self.ready.store(false, Ordering::Release);
+            if leader.is_some() && now.leader != leader {
+                self.counts.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
             *now = Leadership { term, leader, ready: false };
             true
         });

@@ -353,7 +353,7 @@ async fn the_engine_applies_what_is_proposed() {
     let engine = Engine::open(EngineConfig::new(Storage::memory(), identity)).expect("opens");
     let reader = engine.reader();
     let (told, mut events) = tokio::sync::mpsc::channel(2_000);
-    let applier = Applier::new(engine, move |_: &[Command], applied: &mut Applied| {
+    let applier = Applier::new(engine, move |_: &[Command], applied: &mut Applied, _| {
         applied.events.iter().for_each(|revised| told.try_send(revised.revision).unwrap());
     });
     let handle = start(config(), open(&disk), applier).await.expect("the member starts");

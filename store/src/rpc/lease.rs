@@ -1,6 +1,7 @@
 //! The Lease service, and the shell around the lessor: its clock, and the task that proposes the
 //! revocation of expired leases.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ pub(crate) struct Leases {
     zero: tokio::time::Instant,
     /// A deadline may be nearer than the revoker thinks, or a lease has gone.
     changed: Notify,
+    /// For the metrics.
+    renewed: AtomicU64,
+    expired: AtomicU64,
 }
 
 impl Leases {
@@ -36,6 +40,8 @@ impl Leases {
             lessor: Mutex::new(Lessor::new(checkpoints)),
             zero: tokio::time::Instant::now(),
             changed: Notify::new(),
+            renewed: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
         }
     }
 
@@ -78,6 +84,11 @@ impl Leases {
         }
     }
 
+    /// How often leases were renewed, and how many expired, since the start.
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.renewed.load(Ordering::Relaxed), self.expired.load(Ordering::Relaxed))
+    }
+
     /// A grant was applied.
     pub(crate) fn granted(&self, id: LeaseId, seconds: i64) {
         self.lock().granted(id, seconds, self.now());
@@ -99,6 +110,7 @@ impl Leases {
                 {
                     let mut lessor = self.lock();
                     if let Some(ttl) = lessor.renew(id, self.now()) {
+                        self.renewed.fetch_add(1, Ordering::Relaxed);
                         return seconds(ttl);
                     }
                     if lessor.leading() && !lessor.is_expired(id, self.now()) {
@@ -126,6 +138,7 @@ impl Leases {
             // A leader that has been replaced without knowing it must not end leases that live on
             // under the new one: it asks first. An error means a retry, by the lessor's own rule.
             if !expired.is_empty() && raft.read_index().await.is_ok() {
+                self.expired.fetch_add(expired.len() as u64, Ordering::Relaxed);
                 let revoke = |id| raft.propose(Command::LeaseRevoke(id).by(Sender::Store));
                 let _ = stream::iter(expired.into_iter().map(revoke))
                     .buffer_unordered(LEASE_REVOKES_IN_FLIGHT_MAX)

@@ -11,6 +11,7 @@ mod auth;
 mod authorise;
 mod cluster;
 pub(crate) mod convert;
+mod counted;
 mod election;
 mod follow;
 mod gateway;
@@ -35,18 +36,19 @@ pub(crate) use authorise::{Caller, Credentials};
 pub(crate) use gateway::ThroughGateway;
 pub(crate) use lease::{Leases, observe};
 pub use maintenance::API_VERSION;
-pub(crate) use router::{Router, Surface};
+pub(crate) use router::{Connections, Router, Surface};
 pub(crate) use watch::Watching;
 
 use crate::auth::Gate;
 use crate::chance::Chance;
 use crate::command::{Command, Outcome, Response, Revision};
-use crate::config::{MemberConfig, RequestConfig};
+use crate::config::{FeatureGates, MemberConfig, RequestConfig};
 use crate::engine::Reader;
 use crate::fault::Error;
 use crate::ids::Ids;
 use crate::limits::SLOW_READS_MAX;
 use crate::raft::{self, Unavailable};
+use crate::wal::timings::Timings;
 
 /// What every service works with.
 pub(crate) struct Member {
@@ -58,6 +60,8 @@ pub(crate) struct Member {
     pub(crate) lease_ttl_min: i64,
     pub(crate) reader: Reader,
     pub(crate) raft: raft::Handle,
+    pub(crate) wal: Arc<Timings>,
+    pub(crate) gates: FeatureGates,
     pub(crate) watching: Arc<Watching>,
     pub(crate) leases: Arc<Leases>,
     /// Places in queues that nobody waits on any more.

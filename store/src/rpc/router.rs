@@ -6,16 +6,16 @@
 //! back here with gRPC calls of its own.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use proto::etcdserverpb as pb;
 use proto::v3electionpb::election_server::ElectionServer;
 use proto::v3lockpb::lock_server::LockServer;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -23,6 +23,7 @@ use tower::Service;
 
 use super::auth::Auth;
 use super::cluster::Cluster;
+use super::counted::{Answered, Asked};
 use super::election::Election;
 use super::gateway::Gateway;
 use super::kv::Kv;
@@ -31,9 +32,10 @@ use super::lock::Lock;
 use super::maintenance::Maintenance;
 use super::watch::{WatchCall, WatchCodec};
 use super::{Member, status};
+use crate::config::{HttpConfig, KeepaliveConfig, ListenConfig};
 use crate::http::{self, Access};
 use crate::limits::REQUEST_BYTES_SLACK;
-use crate::metrics::{METHODS, Metrics, Shape};
+use crate::metrics::{self, METHODS, Metrics, Shape};
 use crate::raft::Unavailable;
 
 /// What a listener offers.
@@ -41,16 +43,27 @@ use crate::raft::Unavailable;
 pub(crate) enum Surface {
     /// Everything.
     Client,
+    /// gRPC only: HTTP has URLs of its own.
+    Grpc,
+    /// All that is not gRPC.
+    Http,
     /// Metrics and health only.
     Metrics,
 }
 
 impl Surface {
-    /// Whether more than metrics and health is to be had here.
+    /// Whether more than metrics and health is to be had here over HTTP.
     pub(crate) fn serves_clients(self) -> bool {
         match self {
-            Self::Client => true,
-            Self::Metrics => false,
+            Self::Client | Self::Http => true,
+            Self::Grpc | Self::Metrics => false,
+        }
+    }
+
+    fn serves_grpc(self) -> bool {
+        match self {
+            Self::Client | Self::Grpc => true,
+            Self::Http | Self::Metrics => false,
         }
     }
 }
@@ -70,11 +83,23 @@ pub(crate) struct Router {
     gateway: Option<Gateway>,
     access: Arc<Access>,
     message_bytes_max: usize,
-    max_concurrent_streams: u32,
+    connections: Connections,
+}
+
+/// What a connection may do, and how its silence is taken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connections {
+    pub(crate) max_concurrent_streams: u32,
+    pub(crate) keepalive: KeepaliveConfig,
 }
 
 impl Router {
-    pub(crate) fn new(member: Arc<Member>, metrics: Arc<Metrics>, streams: u32) -> Self {
+    pub(crate) fn new(
+        member: Arc<Member>,
+        metrics: Arc<Metrics>,
+        listen: &ListenConfig,
+        http: &HttpConfig,
+    ) -> Self {
         let max = member.requests.max_bytes + REQUEST_BYTES_SLACK;
         let kv = pb::kv_server::KvServer::new(Kv(Arc::clone(&member)));
         let lease = pb::lease_server::LeaseServer::new(LeaseService(Arc::clone(&member)));
@@ -93,24 +118,27 @@ impl Router {
             maintenance: maintenance.max_decoding_message_size(max),
             auth: auth.max_decoding_message_size(max),
             health: HealthServer::new(HealthOfAll),
-            gateway: Some(Gateway::new()),
-            access: Arc::new(Access::default()),
+            gateway: http.gateway.then(Gateway::new),
+            access: Arc::new(Access::new(http)),
             message_bytes_max: max,
-            max_concurrent_streams: streams,
+            connections: Connections {
+                max_concurrent_streams: listen.max_concurrent_streams,
+                keepalive: listen.keepalive,
+            },
             member,
             metrics,
         }
     }
 
-    pub(crate) fn max_concurrent_streams(&self) -> u32 {
-        self.max_concurrent_streams
+    pub(crate) fn connections(&self) -> Connections {
+        self.connections
     }
 
     pub(crate) fn member(&self) -> &Member {
         &self.member
     }
 
-    pub(crate) fn metrics(&self) -> &Metrics {
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
 
@@ -142,42 +170,53 @@ impl Router {
                 .headers()
                 .get(::http::header::CONTENT_TYPE)
                 .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
-        if !is_grpc || surface == Surface::Metrics {
-            // Rare, so its state need not be part of every request's.
-            return Box::pin(http::answer(self, request, surface, secure)).await;
+        if is_grpc && surface.serves_grpc() {
+            return self.grpc(request).await;
         }
-        self.grpc(request).await
+        // Rare, so its state need not be part of every request's.
+        Box::pin(http::answer(self, request, surface, secure)).await
     }
 
     /// Answers a gRPC call, whoever made it.
     pub(super) async fn grpc<B>(&self, request: ::http::Request<B>) -> ::http::Response<Body>
     where
-        B: http_body::Body + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError> + Send,
     {
-        let Ok(method) = METHODS.binary_search_by(|method| method.path.cmp(request.uri().path()))
-        else {
+        let began = Instant::now();
+        let Some(method) = metrics::find(request.uri().path()) else {
             let path = request.uri().path();
             let (service, name) = split(path).unwrap_or((path, ""));
             let known = METHODS.iter().any(|known| known.service() == service);
             return status::unknown_method(service, name, known).into_http();
         };
-        self.metrics.started(method);
+        let Ok(version) = client_version(&request) else {
+            self.metrics.started(method, None);
+            self.metrics.handled(method, Code::InvalidArgument, Duration::ZERO);
+            return status::invalid_client_version().into_http();
+        };
+        self.metrics.started(method, version);
         if wants_leader(&request) && self.member.raft.status().leader.is_none() {
-            self.metrics.handled(method, Code::Unavailable);
+            self.metrics.handled(method, Code::Unavailable, Duration::ZERO);
             return status::unavailable(Unavailable::NoLeader { leader: None }).into_http();
         }
-        let answered = AssertUnwindSafe(self.dispatch(request)).catch_unwind().await;
+        let answered = if METHODS[method].shape == Shape::BidiStream {
+            let metrics = Arc::clone(&self.metrics);
+            let request = request.map(|body| Body::new(Asked::new(body, metrics, method)));
+            Box::pin(AssertUnwindSafe(self.dispatch(request)).catch_unwind()).await
+        } else {
+            AssertUnwindSafe(self.dispatch(request)).catch_unwind().await
+        };
         let response = answered.unwrap_or_else(|_| {
             self.metrics.panicked();
             status::handler_panicked().into_http()
         });
-        self.count(method, response)
+        self.count(method, began, response)
     }
 
     async fn dispatch<B>(&self, request: ::http::Request<B>) -> ::http::Response<Body>
     where
-        B: http_body::Body + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError> + Send,
     {
         if let Err(status) = self.member.door(&request) {
@@ -206,22 +245,27 @@ impl Router {
     }
 
     /// Counts how a request ended: an error is told in the headers, a success when its body ends.
-    fn count(&self, method: usize, response: ::http::Response<Body>) -> ::http::Response<Body> {
+    fn count(
+        &self,
+        method: usize,
+        began: Instant,
+        response: ::http::Response<Body>,
+    ) -> ::http::Response<Body> {
         let code =
             response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
         if let Some(code) = code {
-            self.metrics.handled(method, code);
+            self.metrics.handled(method, code, began.elapsed());
             return match status::oversize(&response, code) {
                 Some(status) => status.into_http(),
                 None => response,
             };
         }
         if METHODS[method].shape == Shape::Unary {
-            self.metrics.handled(method, Code::Ok);
+            self.metrics.handled(method, Code::Ok, began.elapsed());
             return response;
         }
         let metrics = Arc::clone(&self.metrics);
-        response.map(|body| Body::new(Counted { body, metrics, method }))
+        response.map(|body| Body::new(Answered::new(body, metrics, method, began)))
     }
 }
 
@@ -232,42 +276,15 @@ fn wants_leader<B>(request: &::http::Request<B>) -> bool {
     request.headers().get("hasleader").is_some_and(|value| value == "true")
 }
 
+/// The version of the API that a client says it speaks.
+fn client_version<B>(request: &::http::Request<B>) -> Result<Option<&str>, std::str::Utf8Error> {
+    let version = request.headers().get("client-api-version");
+    version.map(|version| std::str::from_utf8(version.as_bytes())).transpose()
+}
+
 /// Service and method of a path.
 fn split(path: &str) -> Option<(&str, &str)> {
     path.strip_prefix('/')?.split_once('/')
-}
-
-/// A stream's body that counts its end.
-struct Counted {
-    body: Body,
-    metrics: Arc<Metrics>,
-    method: usize,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.metrics.handled(self.method, Code::Ok);
-    }
-}
-
-impl http_body::Body for Counted {
-    type Data = bytes::Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// gRPC's health protocol: whoever can ask is being served.

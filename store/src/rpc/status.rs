@@ -135,6 +135,11 @@ pub(crate) fn unavailable(unavailable: Unavailable) -> Status {
     }
 }
 
+/// The client's word for its version is not text.
+pub(crate) fn invalid_client_version() -> Status {
+    etcd(Code::InvalidArgument, "invalid client api version")
+}
+
 /// What a canceled watch gives as its reason.
 pub(crate) fn watch_refusal(reason: CreateRefusal) -> &'static str {
     match reason {

@@ -9,6 +9,7 @@
 //! bytes are copied into the answers of all watchers.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ use crate::watch::{Create, Filters, Form, Group, Hub, Message, Picks, StreamId};
 #[derive(Debug)]
 pub(crate) struct Watching {
     inner: Mutex<Inner>,
+    /// Events sent, for the metrics.
+    sent: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -44,7 +47,8 @@ pub(super) struct Inner {
 
 impl Watching {
     pub(crate) fn new(revision: Revision) -> Self {
-        Self { inner: Mutex::new(Inner { hub: Hub::new(revision), wake: HashMap::new() }) }
+        let inner = Inner { hub: Hub::new(revision), wake: HashMap::new() };
+        Self { inner: Mutex::new(inner), sent: AtomicU64::new(0) }
     }
 
     /// Hands applied revisions to all watchers; called in log order, before the writers hear of
@@ -70,6 +74,16 @@ impl Watching {
     /// Watchers and streams.
     pub(crate) fn counts(&self) -> (usize, usize) {
         self.lock().hub.counts()
+    }
+
+    /// Watchers that are behind, and events that wait to be sent.
+    pub(crate) fn backlog(&self) -> (usize, usize) {
+        self.lock().hub.backlog()
+    }
+
+    /// Events sent since the start.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -346,6 +360,7 @@ impl Session {
     }
 
     fn events_frame(&self, id: i64, revision: Revision, events: Vec<Bytes>) -> Frame {
+        self.member.watching.sent.fetch_add(events.len() as u64, Ordering::Relaxed);
         let response = pb::WatchResponse {
             header: Some(self.member.header(revision)),
             watch_id: id,

@@ -21,9 +21,11 @@ use super::disk::{Disk, File};
 use super::index::{Index, Segment};
 use super::record::Record;
 use super::segment::{BadHeader, HEADER_BYTES, START, SegmentHeader, Tail, Window, scan};
+use super::timings::Timings;
 use super::{Config, Fault, State};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::time::Instant;
 
 const SUFFIX: &str = ".wal";
 const SPARE: &str = "spare-";
@@ -43,6 +45,7 @@ pub struct Log {
     tip: Tip,
     spares: Vec<String>,
     buffer: Vec<u8>,
+    timings: Arc<Timings>,
     /// Set by the first error; everything after it answers with the same.
     failed: Option<Fault>,
 }
@@ -130,7 +133,8 @@ impl Log {
         spares: Vec<String>,
     ) -> Self {
         let index = Arc::new(Mutex::new(index));
-        Self { disk, config, index, tip, spares, buffer: Vec::new(), failed: None }
+        let (buffer, timings) = (Vec::new(), Arc::default());
+        Self { disk, config, index, tip, spares, buffer, timings, failed: None }
     }
 
     fn recover(
@@ -177,6 +181,11 @@ impl Log {
         self.index.clone()
     }
 
+    /// How long the disk took so far.
+    pub(crate) fn timings(&self) -> Arc<Timings> {
+        Arc::clone(&self.timings)
+    }
+
     /// The state that the log has reached.
     pub fn state(&self) -> State {
         lock(&self.index).state
@@ -221,10 +230,15 @@ impl Log {
         }
         let (disk, tip) = (&*self.disk, &mut self.tip);
         let name = || name_of(tip.header.number);
+        let begun = Instant::now();
         tip.file
             .write_at(tip.position, &self.buffer)
             .map_err(|error| fault(disk, "write to", &name())(error))?;
+        let written = Instant::now();
         tip.file.sync().map_err(|error| fault(disk, "sync", &name())(error))?;
+        self.timings.write.observe_time(written - begun);
+        self.timings.sync.observe_time(written.elapsed());
+        self.timings.wrote(self.buffer.len());
         tip.position += self.buffer.len() as u64;
         self.buffer.clear();
         // One large batch should not hold its memory for ever.

@@ -30,6 +30,7 @@ pub mod log;
 pub mod memory;
 pub mod record;
 pub mod segment;
+pub(crate) mod timings;
 pub mod volatile;
 pub mod writer;
 

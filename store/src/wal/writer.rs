@@ -14,6 +14,7 @@ use super::disk::Disk;
 use super::index::{Index, Place};
 use super::log::{self, Log};
 use super::record::{self, Header, Record};
+use super::timings::Timings;
 use super::{Config, Entry, Fault, LogId, State};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -59,6 +60,7 @@ struct Shared {
     /// What the state machine's durable checkpoint covers, plus one.
     durable: AtomicU64,
     counts: Counts,
+    timings: Arc<Timings>,
 }
 
 /// What the log has done since it was opened.
@@ -110,6 +112,7 @@ impl Wal {
             completed: AtomicU64::new(0),
             durable: AtomicU64::new(0),
             counts: Counts::default(),
+            timings: log.timings(),
         });
         let run = shared.clone();
         let spawned = thread::Builder::new().name("wal".into()).spawn(move || {
@@ -180,6 +183,11 @@ impl Wal {
     /// The state that submitted records lead to, once the thread has reached them.
     pub fn state(&self) -> State {
         log::lock(&self.shared.index).state
+    }
+
+    /// How long the disk took so far.
+    pub(crate) fn timings(&self) -> Arc<Timings> {
+        Arc::clone(&self.shared.timings)
     }
 
     /// What was done so far.

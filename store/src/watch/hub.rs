@@ -188,6 +188,18 @@ impl Hub {
         (self.slots.len() - self.free.len(), self.streams.len())
     }
 
+    /// Watchers that are behind, and events that wait to be sent, for the metrics.
+    pub fn backlog(&self) -> (usize, usize) {
+        let slow = self.streams.values().map(|stream| stream.lagging.len()).sum();
+        let waiting = self.streams.values().flat_map(|stream| &stream.outbox);
+        let events = waiting.map(|message| match message {
+            Message::Events { group, picks: Picks::All, .. } => group.events().len(),
+            Message::Events { picks: Picks::Some(picks), .. } => picks.len(),
+            _ => 0,
+        });
+        (slow, events.sum())
+    }
+
     /// Opens a stream.
     pub fn open(&mut self) -> StreamId {
         let id = StreamId(self.next_stream);

@@ -3,5 +3,8 @@
 mod bad_input;
 mod crash;
 mod etcdctl;
+mod gateway;
 mod hello;
+mod hygiene;
+mod metrics;
 mod tidy;
