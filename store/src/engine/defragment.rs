@@ -28,7 +28,7 @@ use redb::{
 
 use super::{
     backend::{Home, Store},
-    base::{ALARM, Base, COUNT, CUR, HIST, LEASE, LEASE_KEYS, MEMBER, META},
+    base::{ALARM, AUTH_ROLE, AUTH_USER, Base, COUNT, CUR, HIST, LEASE, LEASE_KEYS, MEMBER, META},
     meta,
     record::{hist_key, read_hist, read_hist_key},
     shared::Shared,
@@ -184,6 +184,8 @@ impl Copy<'_> {
             self.table(read, write, LEASE_KEYS)?,
             self.table(read, write, ALARM)?,
             self.table(read, write, MEMBER)?,
+            self.table(read, write, AUTH_USER)?,
+            self.table(read, write, AUTH_ROLE)?,
         ]))
     }
 
