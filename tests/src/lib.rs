@@ -6,6 +6,7 @@
 //! [`root`] first; without root it names itself and counts as skipped.
 
 pub mod cluster;
+pub mod differential;
 pub mod load;
 pub mod measure;
 pub mod http;

@@ -233,6 +233,11 @@ impl View {
     pub fn hash_kv(&self, upto: Revision) -> Result<Digest, Error> {
         let (current, compacted) = (self.revision(), self.compacted());
         let upto = if upto.0 == 0 { current } else { upto };
+        if upto.0 < 0 {
+            // No version is that old; etcd says so with the hash of nothing.
+            let hash = Hasher::default().finish();
+            return Ok(Digest { hash, revision: upto, compacted });
+        }
         if upto < compacted {
             return Err(Refusal::Compacted { compacted }.into());
         }

@@ -157,6 +157,11 @@ fn compare(compare: pb::Compare) -> Result<Compare, Invalid> {
         Ok(Wanted::Greater) => CompareResult::Greater,
         Ok(Wanted::Less) => CompareResult::Less,
         Ok(Wanted::NotEqual) => CompareResult::NotEqual,
+        // Met by everything, but for a value that is not there: that meets nothing.
+        Err(_) if Target::try_from(compare.target) == Ok(Target::Value) => {
+            let target = CompareTarget::Version(0);
+            return Ok(Compare { range, target, result: CompareResult::Greater });
+        }
         Err(_) => return Ok(settled(range, true)),
     };
     let target = match Target::try_from(compare.target) {

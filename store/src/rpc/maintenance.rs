@@ -33,7 +33,12 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         let kind = match pb::AlarmType::try_from(request.alarm) {
             Ok(pb::AlarmType::Nospace) => Some(AlarmKind::NoSpace),
             Ok(pb::AlarmType::Corrupt) => Some(AlarmKind::Corrupt),
-            Ok(pb::AlarmType::None) | Err(_) => None,
+            Ok(pb::AlarmType::None) => None,
+            // There are none of a kind that does not exist.
+            Err(_) => {
+                let header = Some(self.0.header_now());
+                return Ok(Response::new(pb::AlarmResponse { header, alarms: Vec::new() }));
+            }
         };
         let member = MemberId(request.member_id);
         let alarms = match (action, kind) {
@@ -72,7 +77,8 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         Ok(Response::new(pb::StatusResponse {
             header: Some(self.0.header(view.revision())),
             version: API_VERSION.to_owned(),
-            db_size: bytes(sizes.retained),
+            // etcdctl divides by it.
+            db_size: bytes(sizes.retained).max(1),
             leader: raft.leader.unwrap_or_default(),
             raft_index: raft.committed,
             raft_term: raft.term,
@@ -194,7 +200,11 @@ fn alarm_member(alarm: Alarm) -> pb::AlarmMember {
     pb::AlarmMember { member_id: alarm.member.0, alarm: alarm_type(alarm.kind).into() }
 }
 
-/// As Go prints the message.
+/// As Go prints the message: a field that is zero is left out.
 fn alarm_text(alarm: Alarm) -> String {
-    format!("memberID:{} alarm:{}", alarm.member.0, alarm_type(alarm.kind).as_str_name())
+    let kind = alarm_type(alarm.kind).as_str_name();
+    match alarm.member.0 {
+        0 => format!("alarm:{kind}"),
+        member => format!("memberID:{member} alarm:{kind}"),
+    }
 }

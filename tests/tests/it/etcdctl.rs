@@ -11,8 +11,14 @@
 //! Script commands: `ctl 'ARGS'` runs etcdctl 3.7, `ctl34 'ARGS'` runs 3.4; `txn 'COMPARES'
 //! 'SUCCESS' 'FAILURE'` feeds an interactive transaction; `watch 'ARGS' LINES` starts a watch, and
 //! `watched` waits until it has printed that many lines and ends it; `lease NAME 'ARGS'` grants
-//! and remembers a lease, which later arguments name as `@NAME`. Ports and member-specific sizes
-//! are masked.
+//! and remembers a lease, which later arguments name as `@NAME`; `stdin INPUT 'ARGS'` feeds INPUT to
+//! a command, and `talk INPUT 'ARGS' LINES` to one that goes on, as a watch does; `message TYPE 'ARGS'`
+//! decodes what `-w protobuf` prints; `report 'ARGS'` keeps the words and
+//! not the figures; `pause` waits for what says nothing; `twin` starts a second server, which later arguments name as
+//! `@TWIN` and `twin 'ARGS'` asks; `save 'ARGS'` saves a snapshot and has `etcdutl` judge it. `@DIR`
+//! is the test's folder. What no two runs have in common is masked.
+
+mod mask;
 
 use std::error::Error;
 use std::fs;
@@ -21,6 +27,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use goldenscript::{Argument, Context};
+use prost::Message;
+use proto::etcdserverpb as pb;
 use tests::process::eventually;
 use tests::server::{Program, Server};
 use tests::tools;
@@ -41,7 +49,7 @@ fn script(name: &str) {
     }
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let server = Server::start(program(), &dir.path().join("data"), &[]);
-    let mut runner = Runner { server, dir, watch: None, leases: Vec::new() };
+    let mut runner = Runner { server, twin: None, dir, watch: None, leases: Vec::new() };
     let path = format!("{}/tests/it/etcdctl/{name}.script", env!("CARGO_MANIFEST_DIR"));
     goldenscript::run(&mut runner, path).expect("the script's answers match");
 }
@@ -50,10 +58,22 @@ macro_rules! scripts {
     ($($name:ident),* $(,)?) => { $(#[test] fn $name() { script(stringify!($name)); })* };
 }
 
-scripts!(put_get, get_options, delete, txn, watch, lease, compaction, endpoint, errors);
-
-/// Numbers that depend on the clock or on how often the server was started.
-const MASKED: [&str; 3] = ["\"raft_term\":", "\"RaftTerm\" : ", "\"ttl\":"];
+scripts!(
+    put_get,
+    get_options,
+    get_stream,
+    delete,
+    txn,
+    watch,
+    watch_interactive,
+    lease,
+    compaction,
+    endpoint,
+    endpoint_status,
+    errors,
+    formats,
+    utility,
+);
 
 struct Watch {
     child: Child,
@@ -71,6 +91,7 @@ impl Drop for Watch {
 
 struct Runner {
     server: Server,
+    twin: Option<Server>,
     dir: tempfile::TempDir,
     watch: Option<Watch>,
     leases: Vec<(String, String)>,
@@ -78,23 +99,31 @@ struct Runner {
 
 impl Runner {
     fn command(&self, version: &str, args: &str) -> Command {
+        self.command_to(&self.server, version, args)
+    }
+
+    fn command_to(&self, server: &Server, version: &str, args: &str) -> Command {
         let mut command = Command::new(tools::required(&format!("etcdctl-{version}")));
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", self.server.endpoint));
+        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", server.endpoint));
+        let twin = self.twin.as_ref().map_or("", |twin| &twin.endpoint);
         for word in words(args) {
             let lease = self.leases.iter().find(|(name, _)| word == format!("@{name}"));
-            command.arg(lease.map_or(word.as_str(), |(_, id)| id));
+            let word = lease.map_or(word.clone(), |(_, id)| id.clone());
+            let dir = self.dir.path().display().to_string();
+            command.arg(word.replace("@DIR", &dir).replace("@TWIN", twin));
         }
         command
     }
 
     fn run_to_end(&self, version: &str, args: &str, input: &str) -> Result<String, Box<dyn Error>> {
-        let mut child = self
-            .command(version, args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        child.stdin.take().expect("stdin is piped").write_all(input.as_bytes())?;
+        self.finish(self.command(version, args), input)
+    }
+
+    fn finish(&self, mut command: Command, input: &str) -> Result<String, Box<dyn Error>> {
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        // One that has nothing to ask may have ended already.
+        let _ = child.stdin.take().expect("stdin is piped").write_all(input.as_bytes());
         let output = child.wait_with_output()?;
         let mut text = String::from_utf8(output.stdout)?;
         text.push_str(&String::from_utf8(output.stderr)?);
@@ -104,9 +133,52 @@ impl Runner {
         Ok(self.mask(&text))
     }
 
+    /// Decodes the answer that `-w protobuf` prints.
+    fn message(&self, kind: &str, args: &str) -> Result<String, Box<dyn Error>> {
+        let output = self.command("3.7", &format!("{args} -w protobuf")).output()?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).into());
+        }
+        let bytes = output.stdout.as_slice();
+        let text = match kind {
+            "range" => format!("{:?}", pb::RangeResponse::decode(bytes)?),
+            "put" => format!("{:?}", pb::PutResponse::decode(bytes)?),
+            "delete" => format!("{:?}", pb::DeleteRangeResponse::decode(bytes)?),
+            "members" => format!("{:?}", pb::MemberListResponse::decode(bytes)?),
+            "alarms" => format!("{:?}", pb::AlarmResponse::decode(bytes)?),
+            "roles" => format!("{:?}", pb::AuthRoleListResponse::decode(bytes)?),
+            "role" => format!("{:?}", pb::AuthRoleGetResponse::decode(bytes)?),
+            "users" => format!("{:?}", pb::AuthUserListResponse::decode(bytes)?),
+            "user" => format!("{:?}", pb::AuthUserGetResponse::decode(bytes)?),
+            "auth" => format!("{:?}", pb::AuthStatusResponse::decode(bytes)?),
+            other => return Err(format!("no message is called {other}").into()),
+        };
+        Ok(self.mask(&text))
+    }
+
+    /// Saves a snapshot and lets etcd's own tool look at it.
+    fn save(&self, args: &str) -> Result<String, Box<dyn Error>> {
+        let path = self.dir.path().join("snapshot.db");
+        let mut text =
+            self.run_to_end("3.7", &format!("snapshot save {} {args}", path.display()), "")?;
+        let mut command = Command::new(tools::required("etcdutl-3.7"));
+        command.args(["snapshot", "status", "-w", "json"]).arg(&path);
+        let status = self.finish(command, "")?;
+        // The hash is of the file, which is laid out as each server likes.
+        let hash = status.find("\"hash\":").ok_or(status.clone())?;
+        let end = status[hash..].find(',').map_or(status.len(), |end| hash + end);
+        text.push_str(&status.replace(&status[hash..end], "\"hash\":*"));
+        Ok(text)
+    }
+
     /// Hides what differs between two runs of the same server.
     fn mask(&self, text: &str) -> String {
-        let mut text = text.replace(&self.server.endpoint, "ENDPOINT");
+        let mut text = text
+            .replace(&self.server.endpoint, "ENDPOINT")
+            .replace(&self.dir.path().display().to_string(), "DIR");
+        if let Some(twin) = &self.twin {
+            text = text.replace(&twin.endpoint, "TWIN");
+        }
         for (name, id) in &self.leases {
             text = text.replace(id, &format!("@{name}"));
             let decimal = i64::from_str_radix(id, 16).expect("etcdctl prints lease ids in hex");
@@ -115,22 +187,20 @@ impl Runner {
         // etcdctl 3.7 logs its retries and warnings as JSON lines with a time stamp.
         text.lines()
             .filter(|line| !line.starts_with("{\"level\"") && !line.is_empty())
-            .map(|line| {
-                let masked =
-                    MASKED.iter().fold(line.to_string(), |line, name| mask_field(&line, name));
-                masked + "\n"
-            })
+            .map(|line| mask::line(line) + "\n")
             .collect()
     }
 
-    fn start_watch(&mut self, args: &str, lines: usize) -> Result<String, Box<dyn Error>> {
+    /// Starts a command that goes on, with `input` before it on a stdin that stays open.
+    fn start(&mut self, args: &str, lines: usize, input: &str) -> Result<String, Box<dyn Error>> {
         let output = self.dir.path().join("watch.txt");
-        let child = self
-            .command("3.7", &format!("watch {args}"))
-            .stdin(Stdio::null())
+        let mut child = self
+            .command("3.7", args)
+            .stdin(Stdio::piped())
             .stdout(fs::File::create(&output)?)
             .stderr(Stdio::null())
             .spawn()?;
+        child.stdin.as_mut().expect("stdin is piped").write_all(input.as_bytes())?;
         self.watch = Some(Watch { child, output, lines });
         // Until the watch is registered, "from now" is not yet now.
         std::thread::sleep(std::time::Duration::from_millis(500));
@@ -170,7 +240,25 @@ impl goldenscript::Runner for Runner {
                 let input = [compares, success, failure].map(|text| section(text)).concat();
                 self.run_to_end("3.7", "txn", &input)
             }
-            ("watch", [args, lines]) => self.start_watch(args, lines.parse()?),
+            ("watch", [args, lines]) => self.start(&format!("watch {args}"), lines.parse()?, ""),
+            ("talk", [input, args, lines]) => self.start(args, lines.parse()?, input),
+            ("message", [kind, args]) => self.message(kind, args),
+            ("save", []) => self.save(""),
+            ("report", [args]) => Ok(shape(&self.run_to_end("3.7", args, "")?)),
+            ("pause", []) => {
+                // A mirror says nothing when it has caught up.
+                std::thread::sleep(std::time::Duration::from_secs(2));
+                Ok(String::new())
+            }
+            ("twin", []) => {
+                let dir = self.dir.path().join("twin");
+                self.twin = Some(Server::start(program(), &dir, &[]));
+                Ok(String::new())
+            }
+            ("twin", [args]) => {
+                let twin = self.twin.as_ref().ok_or("no twin is running")?;
+                self.finish(self.command_to(twin, "3.7", args), "")
+            }
             ("watched", []) => self.end_watch(),
             ("lease", [name, args]) => {
                 let answer = self.run_to_end("3.7", &format!("lease grant {args}"), "")?;
@@ -218,10 +306,20 @@ fn words(args: &str) -> Vec<String> {
     words
 }
 
-/// Replaces the number behind `name` by a star.
-fn mask_field(line: &str, name: &str) -> String {
-    let Some(at) = line.find(name) else { return line.to_string() };
-    let (head, tail) = line.split_at(at + name.len());
-    let rest = tail.trim_start_matches(|c: char| c.is_ascii_digit());
-    format!("{head}*{}", mask_field(rest, name))
+/// A report without its figures and its progress bar.
+fn shape(text: &str) -> String {
+    let lines = text.split(['\n', '\r']).filter(|line| !line.contains('%') && !line.is_empty());
+    let lines = lines.map(|line| {
+        let figures = |c: char| c.is_ascii_digit() || c == '.';
+        let mut shaped = String::new();
+        for c in line.chars() {
+            match c {
+                c if figures(c) && shaped.ends_with('*') => {}
+                c if figures(c) => shaped.push('*'),
+                c => shaped.push(c),
+            }
+        }
+        shaped + "\n"
+    });
+    lines.collect()
 }

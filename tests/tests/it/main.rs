@@ -1,7 +1,9 @@
 //! Every end-to-end suite, in one binary.
 
 mod bad_input;
+mod clients;
 mod crash;
+mod differential;
 mod etcdctl;
 mod gateway;
 mod hello;
