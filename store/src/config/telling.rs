@@ -44,7 +44,7 @@ pub struct Rotation {
     /// How many old files are kept; 0: all.
     #[serde(rename = "maxbackups")]
     pub files: usize,
-    /// Name old files by local time instead of UTC.
+    /// Name old files by local time; they are named by UTC all the same.
     #[serde(rename = "localtime")]
     pub local_time: bool,
     /// Compress old files.
@@ -107,6 +107,7 @@ pub(super) fn log(given: &Given) -> Result<LogConfig, ConfigError> {
 }
 
 const JOURNAL: &str = "systemd/journal";
+const ROTATION: &str = "log-rotation-config-json";
 
 fn outputs(given: &Given) -> Result<Vec<LogOutput>, ConfigError> {
     let names = given.list("log-outputs");
@@ -142,13 +143,8 @@ fn rotation(given: &Given, outputs: &[LogOutput]) -> Result<Rotation, ConfigErro
             "--log-outputs requires a single file path when --log-rotate-config-json is defined",
         ));
     }
-    let rotation: Rotation = serde_json::from_str(given.text("log-rotation-config-json"))
+    let rotation: Rotation = serde_json::from_str(given.text(ROTATION))
         .map_err(|error| invalid(format!("improperly formatted log rotation config: {error}")))?;
-    if rotation.compress || rotation.local_time {
-        return Err(invalid(
-            "--log-rotation-config-json: compress and localtime are not built; leave them false",
-        ));
-    }
     // The writer's own default stands in for zero, as in etcd.
     let megabytes = if rotation.megabytes == 0 { 100 } else { rotation.megabytes };
     Ok(Rotation { megabytes, ..rotation })
@@ -157,5 +153,9 @@ fn rotation(given: &Given, outputs: &[LogOutput]) -> Result<Rotation, ConfigErro
 pub(super) fn remarks(given: &Given, say: &mut impl FnMut(String)) {
     if given.list("log-outputs").iter().any(|name| name == JOURNAL) {
         say(format!("{JOURNAL}: lines go to standard error, which systemd brings to the journal"));
+    }
+    let rotation = given.switch("enable-log-rotation").then(|| given.text(ROTATION));
+    if rotation.is_some_and(|json| json.replace(' ', "").contains("\"localtime\":true")) {
+        say(format!("--{ROTATION}: localtime changes nothing, old files are named by UTC"));
     }
 }
