@@ -57,6 +57,7 @@ mod listen;
 mod metered;
 pub mod logging;
 mod metrics;
+mod slow;
 mod socket;
 mod tasks;
 mod tls;

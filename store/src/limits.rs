@@ -170,3 +170,9 @@ pub const TOKENS_MAX: usize = 100_000;
 
 /// Different versions of the API that clients may be counted by; they are their own words.
 pub const CLIENT_VERSIONS_MAX: usize = 16;
+
+/// Lines about slow requests, or slow applies, in one second; zap's figure in etcd.
+pub const SLOW_LINES_PER_SECOND: u64 = 100;
+
+/// Beyond it one line stands for so many; zap's figure in etcd.
+pub const SLOW_LINES_THEN_EACH: u64 = 100;

@@ -22,7 +22,7 @@ use crate::chance::Chance;
 use crate::command::{self, Command, MemberId, Outcome, Sender};
 use crate::compactor::Compactor;
 use crate::config::{Config, StorageKind};
-use crate::engine::{Engine, EngineConfig, Identity, Reader, Storage};
+use crate::engine::{Applied, Engine, EngineConfig, Identity, Reader, Storage};
 use crate::fault::Fault;
 use crate::ids::{self, Ids};
 use crate::limits::{LEFT_QUEUES_MAX, VOLATILE_SEGMENT_BYTES};
@@ -30,6 +30,7 @@ use crate::listen::{Threads, Workers};
 use crate::metrics::Metrics;
 use crate::raft::{self, Peer, RaftConfig, Unavailable};
 use crate::rpc::{self, Leases, Member, Router, Surface, Watching};
+use crate::slow::Slow;
 use crate::socket::Listener;
 use crate::tasks::Tasks;
 use crate::tls::{Tls, TlsError};
@@ -85,6 +86,37 @@ pub struct Node {
     addresses: Vec<SocketAddr>,
 }
 
+/// Who hears of every entry that was applied, before its author is answered.
+#[derive(Clone)]
+struct Hearers {
+    watching: Arc<Watching>,
+    leases: Arc<Leases>,
+    gate: Arc<Gate>,
+    metrics: Arc<Metrics>,
+    slow: Arc<Slow>,
+}
+
+impl Hearers {
+    fn new(config: &Config, reader: &Reader) -> Self {
+        let lease_checkpoints = config.gates.enabled(crate::config::Gate::LeaseCheckpoint);
+        Self {
+            watching: Arc::new(Watching::new(reader.view().revision())),
+            leases: Arc::new(Leases::new(lease_checkpoints)),
+            gate: Arc::new(Gate::new(config.auth.bcrypt_cost, config.auth.token_ttl)),
+            metrics: Arc::new(Metrics::new(config.http.metrics_extensive)),
+            slow: Arc::new(Slow::new(config.slow)),
+        }
+    }
+
+    fn hear(&self, commands: &[Command], applied: &mut Applied, took: Duration) {
+        self.watching.publish(std::mem::take(&mut applied.events));
+        rpc::observe(&self.leases, commands, &applied.outcomes);
+        self.gate.observe(commands, &applied.outcomes);
+        self.metrics.applied(commands, &applied.outcomes, took);
+        self.slow.apply(commands.len(), took);
+    }
+}
+
 /// What a single voter waits between becoming leader and serving, at most.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -93,46 +125,31 @@ impl Node {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         // Sockets first: a port in use must be told before any data are touched.
         let listeners = Listeners::bind(&config)?;
-        let directories = match config.disk.storage {
-            StorageKind::Disk => Some(Directories::prepare(&config)?),
-            StorageKind::Memory => None,
-        };
+        let directories = Directories::prepare(&config)?;
         let chance = Chance::from_system();
         let (engine, wal, ids) =
             open(&config, directories, derive_ids(&config), chance.salt()).await?;
         let reader = engine.reader();
 
-        let watching = Arc::new(Watching::new(reader.view().revision()));
-        let checkpoints = config.gates.enabled(crate::config::Gate::LeaseCheckpoint);
-        let leases = Arc::new(Leases::new(checkpoints));
-        let gate = Arc::new(Gate::new(config.auth.bcrypt_cost, config.auth.token_ttl));
+        let hearers = Hearers::new(&config, &reader);
         let tasks = Tasks::new();
         let stop = CancellationToken::new();
-        let metrics = Arc::new(Metrics::new(config.http.metrics_extensive));
         let wal_timings = wal.timings();
         let machine = {
-            let (watching, leases) = (Arc::clone(&watching), Arc::clone(&leases));
-            let gate = Arc::clone(&gate);
-            let metrics = Arc::clone(&metrics);
+            let hearers = hearers.clone();
             let mut checkpoints = CountedCheckpoints::new(&config, reader.clone());
-            // Whoever must hear of a change does so before its author is answered.
             raft::Applier::new(engine, move |commands, applied, took| {
-                watching.publish(std::mem::take(&mut applied.events));
-                rpc::observe(&leases, commands, &applied.outcomes);
-                gate.observe(commands, &applied.outcomes);
-                metrics.applied(commands, &applied.outcomes, took);
+                hearers.hear(commands, applied, took);
                 checkpoints.applied(applied.index);
             })
         };
         let deadline = Duration::from_secs(5) + 2 * config.raft.election_timeout;
         let raft = raft::start(raft_config(&config, ids, deadline), wal, machine).await?;
         await_leadership(&raft).await?;
-        let leadership = {
-            let mut leadership = raft.subscribe();
-            leadership.mark_unchanged();
-            leadership
-        };
+        let mut leadership = raft.subscribe();
+        leadership.mark_unchanged();
         let extend = config.raft.election_timeout;
+        let Hearers { watching, leases, gate, metrics, slow } = hearers;
         leases.promote(&reader, extend);
 
         let (left_queues, left) = tokio::sync::mpsc::channel(LEFT_QUEUES_MAX);
@@ -165,7 +182,7 @@ impl Node {
         tasks.spawn("lease clock", leases.keep_time(raft, stop.clone()));
         let compactor = Compactor::new(config.compaction);
         tasks.spawn("compaction", compact(compactor, Arc::clone(&member), stop.clone()));
-        let router = Router::new(Arc::clone(&member), metrics, &config.listen, &config.http);
+        let router = Router::new(Arc::clone(&member), metrics, &config.listen, &config.http, slow);
         let router = Arc::new(router);
         let (workers, threads) = Workers::start(&router, &stop).map_err(StartError::Workers)?;
         let addresses = listeners.serve(&workers, &tasks, &stop);
@@ -277,7 +294,11 @@ struct Directories {
 }
 
 impl Directories {
-    fn prepare(config: &Config) -> Result<Self, StartError> {
+    /// Makes them, unless nothing is to be kept.
+    fn prepare(config: &Config) -> Result<Option<Self>, StartError> {
+        if config.disk.storage == StorageKind::Memory {
+            return Ok(None);
+        }
         let root = &config.disk.data_dir;
         make_private(root)?;
         let member = root.join("member");
@@ -287,7 +308,7 @@ impl Directories {
         make_private(&member)?;
         let wal = config.disk.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
         make_private(&wal)?;
-        Ok(Self { db: member.join("db"), wal })
+        Ok(Some(Self { db: member.join("db"), wal }))
     }
 }
 

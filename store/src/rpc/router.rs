@@ -37,6 +37,7 @@ use crate::http::{self, Access};
 use crate::limits::REQUEST_BYTES_SLACK;
 use crate::metrics::{self, METHODS, Metrics, Shape};
 use crate::raft::Unavailable;
+use crate::slow::Slow;
 
 /// What a listener offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +85,7 @@ pub(crate) struct Router {
     access: Arc<Access>,
     message_bytes_max: usize,
     connections: Connections,
+    slow: Arc<Slow>,
 }
 
 /// What a connection may do, and how its silence is taken.
@@ -99,6 +101,7 @@ impl Router {
         metrics: Arc<Metrics>,
         listen: &ListenConfig,
         http: &HttpConfig,
+        slow: Arc<Slow>,
     ) -> Self {
         let max = member.requests.max_bytes + REQUEST_BYTES_SLACK;
         let kv = pb::kv_server::KvServer::new(Kv(Arc::clone(&member)));
@@ -125,6 +128,7 @@ impl Router {
                 max_concurrent_streams: listen.max_concurrent_streams,
                 keepalive: listen.keepalive,
             },
+            slow,
             member,
             metrics,
         }
@@ -253,15 +257,20 @@ impl Router {
     ) -> ::http::Response<Body> {
         let code =
             response.headers().get("grpc-status").map(|code| Code::from_bytes(code.as_bytes()));
+        let took = began.elapsed();
+        let unary = METHODS[method].shape == Shape::Unary;
+        if unary {
+            self.slow.request(METHODS[method].path, code.unwrap_or(Code::Ok), took);
+        }
         if let Some(code) = code {
-            self.metrics.handled(method, code, began.elapsed());
+            self.metrics.handled(method, code, took);
             return match status::oversize(&response, code) {
                 Some(status) => status.into_http(),
                 None => response,
             };
         }
-        if METHODS[method].shape == Shape::Unary {
-            self.metrics.handled(method, Code::Ok, began.elapsed());
+        if unary {
+            self.metrics.handled(method, Code::Ok, took);
             return response;
         }
         let metrics = Arc::clone(&self.metrics);

@@ -9,4 +9,5 @@ mod gateway;
 mod hello;
 mod hygiene;
 mod metrics;
+mod ops;
 mod tidy;
