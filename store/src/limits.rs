@@ -64,6 +64,10 @@ pub const CATCH_UP_BYTES: usize = 2 * 1024 * 1024;
 /// Revisions that one catch-up step reads for a stream; etcd's figure.
 pub const CATCH_UP_REVISIONS: usize = 1_000;
 
+/// Revisions times watchers that one catch-up step looks at: a millisecond or so, during which no
+/// applied change reaches any watcher.
+pub const CATCH_UP_CHECKS_MAX: usize = 100_000;
+
 /// Events merged into one watch answer, when several revisions wait: saves messages under load and
 /// keeps an answer well below what clients receive by default (4 MiB).
 pub const WATCH_ANSWER_BYTES: usize = 512 * 1024;

@@ -8,7 +8,7 @@
 //! Messages are encoded by a codec of our own: the events of a revision are encoded once and the
 //! bytes are copied into the answers of all watchers.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -42,33 +42,36 @@ pub(crate) struct Watching {
 #[derive(Debug)]
 pub(super) struct Inner {
     pub(super) hub: Hub,
-    wake: HashMap<StreamId, Arc<Notify>>,
+    /// By stream.
+    wake: Vec<Option<Arc<Notify>>>,
 }
 
 impl Watching {
     pub(crate) fn new(revision: Revision) -> Self {
-        let inner = Inner { hub: Hub::new(revision), wake: HashMap::new() };
+        let inner = Inner { hub: Hub::new(revision), wake: Vec::new() };
         Self { inner: Mutex::new(inner), sent: AtomicU64::new(0) }
     }
 
     /// Hands applied revisions to all watchers; called in log order, before the writers hear of
-    /// their success.
+    /// their success. Streams are woken when the lock is free again, or they would wait for it.
     pub(crate) fn publish(&self, changes: Vec<Arc<Revised>>) {
         let Some(last) = changes.last().map(|revised| revised.revision) else { return };
-        let mut inner = self.lock();
-        if inner.hub.counts().0 == 0 {
-            // Nobody to tell: what comes later and wants the past reads history.
-            return inner.hub.advance(last);
+        {
+            let hub = &mut self.lock().hub;
+            if hub.counts().0 == 0 {
+                // Nobody to tell: what comes later and wants the past reads history.
+                return hub.advance(last);
+            }
         }
         let groups: Vec<_> =
             changes.into_iter().map(|revised| Arc::new(Group::new(revised))).collect();
-        for group in &groups {
-            for stream in inner.hub.publish(group) {
-                if let Some(notify) = inner.wake.get(&stream) {
-                    notify.notify_one();
-                }
-            }
-        }
+        let mut streams = Vec::new();
+        let wake: Vec<Arc<Notify>> = {
+            let mut inner = self.lock();
+            inner.hub.publish(&groups, &mut streams);
+            streams.iter().filter_map(|stream| inner.wake.get(stream.0)?.clone()).collect()
+        };
+        wake.iter().for_each(|notify| notify.notify_one());
     }
 
     /// Watchers and streams.
@@ -94,14 +97,17 @@ impl Watching {
         let mut inner = self.lock();
         let stream = inner.hub.open();
         let notify = Arc::new(Notify::new());
-        inner.wake.insert(stream, Arc::clone(&notify));
+        if inner.wake.len() <= stream.0 {
+            inner.wake.resize(stream.0 + 1, None);
+        }
+        inner.wake[stream.0] = Some(Arc::clone(&notify));
         (stream, notify)
     }
 
     pub(super) fn close(&self, stream: StreamId) {
         let mut inner = self.lock();
         inner.hub.close(stream);
-        inner.wake.remove(&stream);
+        inner.wake[stream.0] = None;
     }
 }
 
@@ -116,6 +122,8 @@ impl tonic::server::StreamingService<pb::WatchRequest> for WatchCall {
     fn call(&mut self, request: tonic::Request<Streaming<pb::WatchRequest>>) -> Self::Future {
         let credentials = Credentials::of(&request);
         let session = Session::new(Arc::clone(&self.0), credentials, request.into_inner());
+        // On the heap: it is moved for every message.
+        let session = Box::new(session);
         let frames = futures_util::stream::unfold(Some(session), |session| async move {
             let mut session = session?;
             match session.next().await {
@@ -150,6 +158,8 @@ struct Session {
     /// The rest of a revision that is sent in fragments, and watches that may not be.
     fragments: VecDeque<Frame>,
     sent_since_look: usize,
+    /// The outbox was found empty and nobody lagging, and nothing has happened since.
+    idle: bool,
     progress: tokio::time::Interval,
 }
 
@@ -180,6 +190,7 @@ impl Session {
             taken: VecDeque::new(),
             fragments: VecDeque::new(),
             sent_since_look: 0,
+            idle: false,
             progress,
         }
     }
@@ -194,13 +205,14 @@ impl Session {
                 self.sent_since_look += 1;
                 return Ok(frame);
             }
-            if catch_up(&self.member, self.stream).await? {
+            if !self.idle && catch_up(&self.member, self.stream).await? {
                 continue;
             }
             tokio::select! {
                 request = self.requests.message(), if self.open => self.serve(request)?,
-                () = self.wake.notified() => {}
+                () = self.wake.notified() => self.idle = false,
                 _ = self.progress.tick() => {
+                    self.idle = false;
                     self.member.watching.lock().hub.progress_tick(self.stream);
                 }
                 () = self.member.stopping.cancelled() => {
@@ -230,6 +242,7 @@ impl Session {
             self.open = false;
             return Ok(());
         };
+        self.idle = false;
         let lock = || self.member.watching.lock();
         match request.request_union {
             Some(RequestUnion::CreateRequest(request)) => {
@@ -266,7 +279,7 @@ impl Session {
             cancel_reason: status::go_text(status),
             ..Default::default()
         };
-        self.fragments.push_back(Frame { response, events: Vec::new() });
+        self.fragments.push_back(Frame { response, parts: Vec::new() });
     }
 
     /// Turns waiting messages into the next frame.
@@ -274,13 +287,14 @@ impl Session {
         if let Some(fragment) = self.fragments.pop_front() {
             return Some(fragment);
         }
-        if self.taken.is_empty() {
-            self.member.watching.lock().hub.take(self.stream, TAKE, &mut self.taken);
+        if self.taken.is_empty() && !self.idle {
+            let hub = &mut self.member.watching.lock().hub;
+            self.idle = hub.take(self.stream, TAKE, &mut self.taken).idle;
         }
         let header = |revision| self.member.header(revision);
         let response = match self.taken.pop_front()? {
             Message::Events { id, group, picks, form, fragment } => {
-                return Some(self.events(id, &group, &picks, form, fragment));
+                return Some(self.events(id, Part { group, picks, form }, fragment));
             }
             Message::Created { id, revision } => pb::WatchResponse {
                 header: Some(header(revision)),
@@ -315,58 +329,51 @@ impl Session {
                 ..Default::default()
             },
         };
-        Some(Frame { response, events: Vec::new() })
+        Some(Frame { response, parts: Vec::new() })
     }
 
     /// One frame of events: all that waits in a row for the same watcher, or the first fragment of
     /// a revision that is larger than one message may be.
-    fn events(
-        &mut self,
-        id: i64,
-        group: &Arc<Group>,
-        picks: &Picks,
-        form: Form,
-        fragment: bool,
-    ) -> Frame {
-        let mut events = wire(group, picks, form);
-        let mut revision = group.revision();
-        let mut bytes: usize = events.iter().map(Bytes::len).sum();
+    fn events(&mut self, id: i64, first: Part, fragment: bool) -> Frame {
         let bound = self.member.requests.max_bytes + REQUEST_BYTES_SLACK;
-        if fragment && bytes >= bound && events.len() > 1 {
-            let mut pieces = cut(events, bound).into_iter().peekable();
+        let mut bytes = first.bytes();
+        if fragment && bytes >= bound {
+            let mut pieces = first.cut(bound).into_iter().peekable();
             while let Some(piece) = pieces.next() {
-                let mut frame = self.events_frame(id, revision, piece);
+                let mut frame = self.events_frame(id, vec![piece]);
                 frame.response.fragment = pieces.peek().is_some();
                 self.fragments.push_back(frame);
             }
             return self.fragments.pop_front().expect("cut gives at least one piece");
         }
+        let mut parts = vec![first];
         while bytes < WATCH_ANSWER_BYTES {
-            match self.taken.front() {
-                Some(Message::Events { id: next, group, picks, form, .. }) if *next == id => {
-                    let more = wire(group, picks, *form);
-                    bytes += more.iter().map(Bytes::len).sum::<usize>();
-                    if fragment && bytes >= bound {
-                        break;
-                    }
-                    events.extend(more);
-                    revision = group.revision();
-                    self.taken.pop_front();
+            let fits = |message: &mut Message| match message {
+                Message::Events { id: next, group, picks, form, .. } if *next == id => {
+                    bytes += wire(group, picks, *form).map(Bytes::len).sum::<usize>();
+                    !fragment || bytes < bound
                 }
-                _ => break,
-            }
+                _ => false,
+            };
+            let Some(Message::Events { group, picks, form, .. }) = self.taken.pop_front_if(fits)
+            else {
+                break;
+            };
+            parts.push(Part { group, picks, form });
         }
-        self.events_frame(id, revision, events)
+        self.events_frame(id, parts)
     }
 
-    fn events_frame(&self, id: i64, revision: Revision, events: Vec<Bytes>) -> Frame {
-        self.member.watching.sent.fetch_add(events.len() as u64, Ordering::Relaxed);
+    fn events_frame(&self, id: i64, parts: Vec<Part>) -> Frame {
+        let last = parts.last().expect("a frame of events has some");
         let response = pb::WatchResponse {
-            header: Some(self.member.header(revision)),
+            header: Some(self.member.header(last.group.revision())),
             watch_id: id,
             ..Default::default()
         };
-        Frame { response, events }
+        let events: usize = parts.iter().map(|part| part.picks.count(&part.group)).sum();
+        self.member.watching.sent.fetch_add(events as u64, Ordering::Relaxed);
+        Frame { response, parts }
     }
 }
 
@@ -392,21 +399,41 @@ pub(super) async fn catch_up(member: &Member, stream: StreamId) -> Result<bool, 
     Ok(true)
 }
 
-/// Splits events so that each piece stays below the bound, or holds one event.
-fn cut(events: Vec<Bytes>, bound: usize) -> Vec<Vec<Bytes>> {
-    let mut pieces = vec![Vec::new()];
-    let mut bytes = 0;
-    for event in events {
-        let piece = pieces.last_mut().expect("never empty");
-        if !piece.is_empty() && bytes + event.len() >= bound {
-            bytes = event.len();
-            pieces.push(vec![event]);
-        } else {
-            bytes += event.len();
-            piece.push(event);
-        }
+/// What a frame carries of one revision.
+struct Part {
+    group: Arc<Group>,
+    picks: Picks,
+    form: Form,
+}
+
+impl Part {
+    fn bytes(&self) -> usize {
+        wire(&self.group, &self.picks, self.form).map(Bytes::len).sum()
     }
-    pieces
+
+    /// Splits it so that each piece stays below the bound, or holds one event.
+    fn cut(&self, bound: usize) -> Vec<Self> {
+        let mut pieces: Vec<Vec<u32>> = vec![Vec::new()];
+        let mut bytes = 0;
+        let places = self.picks.places(&self.group);
+        for (place, event) in places.zip(wire(&self.group, &self.picks, self.form)) {
+            let place = u32::try_from(place).expect("a revision has fewer events");
+            let piece = pieces.last_mut().expect("never empty");
+            if !piece.is_empty() && bytes + event.len() >= bound {
+                bytes = event.len();
+                pieces.push(vec![place]);
+            } else {
+                bytes += event.len();
+                piece.push(place);
+            }
+        }
+        let piece = |places: Vec<u32>| Self {
+            group: Arc::clone(&self.group),
+            picks: Picks::Some(places.into()),
+            form: self.form,
+        };
+        pieces.into_iter().map(piece).collect()
+    }
 }
 
 /// The interval plus up to a tenth, so that watches opened together do not report together.
@@ -433,12 +460,10 @@ fn create(request: pb::WatchCreateRequest) -> Create {
     }
 }
 
-fn wire(group: &Group, picks: &Picks, form: Form) -> Vec<Bytes> {
-    let one = |at: usize| group.wire(at, form, |event| encode_event(event, form)).clone();
-    match picks {
-        Picks::All => (0..group.events().len()).map(one).collect(),
-        Picks::Some(picks) => picks.iter().map(|at| one(*at as usize)).collect(),
-    }
+/// The encoded events that are picked of a revision.
+fn wire<'a>(group: &'a Group, picks: &'a Picks, form: Form) -> impl Iterator<Item = &'a Bytes> {
+    let one = move |at| group.wire(at, form, |event| encode_event(event, form));
+    picks.places(group).map(one)
 }
 
 /// An event as an entry of `WatchResponse.events`: tag 11, length-delimited.
@@ -452,7 +477,7 @@ fn encode_event(event: &crate::command::Event, form: Form) -> Bytes {
 /// A watch answer: a message without events, and the events in wire form.
 pub(super) struct Frame {
     response: pb::WatchResponse,
-    events: Vec<Bytes>,
+    parts: Vec<Part>,
 }
 
 /// Decodes requests as usual and encodes [`Frame`]s.
@@ -479,11 +504,13 @@ impl Encoder for WatchCodec {
     type Error = Status;
 
     fn encode(&mut self, frame: Frame, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        let events: usize = frame.events.iter().map(Bytes::len).sum();
+        let events: usize = frame.parts.iter().map(Part::bytes).sum();
         out.reserve(frame.response.encoded_len() + events);
         frame.response.encode(out).expect("the buffer grows");
-        for event in frame.events {
-            out.put_slice(&event);
+        for part in &frame.parts {
+            for event in wire(&part.group, &part.picks, part.form) {
+                out.put_slice(event);
+            }
         }
         Ok(())
     }

@@ -28,140 +28,40 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Slot;
-use super::group::{Form, Group};
+use super::group::Group;
+use super::message::{CatchUp, Create, Message, Rest, StreamId};
 use super::ranges::{End, Ranges};
-use crate::command::{EventKind, KeyRange, Revision};
-use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_MESSAGES_MAX, WATCHERS_PER_STREAM_MAX};
+use super::stream::{Stream, Watcher};
+use crate::command::{KeyRange, Revision};
+use crate::limits::CATCH_UP_CHECKS_MAX;
 
-/// Names one client's Watch call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StreamId(pub u64);
-
-/// Which kinds of change a watcher does not want.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Filters {
-    /// Leave out writes.
-    pub no_put: bool,
-    /// Leave out deletions.
-    pub no_delete: bool,
-}
-
-impl Filters {
-    fn pass(self, kind: EventKind) -> bool {
-        match kind {
-            EventKind::Put => !self.no_put,
-            EventKind::Delete => !self.no_delete,
-        }
-    }
-}
-
-/// A request for a watcher.
-#[derive(Clone, Debug)]
-pub struct Create {
-    /// What to watch.
-    pub range: KeyRange,
-    /// The first revision wanted; zero is "from now".
-    pub start: Revision,
-    /// The id wanted; zero lets the hub choose.
-    pub id: i64,
-    /// What to leave out.
-    pub filters: Filters,
-    /// With or without previous values.
-    pub form: Form,
-    /// Large revisions may be sent in pieces.
-    pub fragment: bool,
-    /// Tell the revision now and then while nothing happens.
-    pub progress: bool,
-}
-
-/// Why a watcher was not created.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CreateRefusal {
-    /// No key can be in the range.
-    EmptyRange,
-    /// The id is taken on this stream.
-    DuplicateId,
-    /// A negative start revision: gone long ago.
-    NegativeStart,
-    /// The stream holds as many watchers as it may.
-    TooMany,
-}
-
-/// What a stream is to be told, in order.
-#[derive(Clone, Debug)]
-pub enum Message {
-    /// The watcher exists.
-    Created { id: i64, revision: Revision },
-    /// It does not.
-    Refused { reason: CreateRefusal, revision: Revision },
-    /// It ended as asked.
-    Canceled { id: i64, revision: Revision },
-    /// It ended because its history is gone.
-    Compacted { id: i64, compacted: Revision },
-    /// Everything up to the revision has been sent; `None` speaks for the whole stream.
-    Progress { id: Option<i64>, revision: Revision },
-    /// Changes of one revision.
-    Events { id: i64, group: Arc<Group>, picks: Picks, form: Form, fragment: bool },
-}
-
-/// Which events of a group a watcher gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Picks {
-    /// All of them.
-    All,
-    /// These, ascending.
-    Some(Box<[u32]>),
-}
-
-/// What the lagging watchers of a stream need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CatchUp {
-    /// The first revision to read.
-    pub from: Revision,
-}
+/// Room kept for [`Hub::find_wanted`]: some thousand watchers of one event.
+const WANTED_KEPT: usize = 16_384;
 
 /// All watchers of this member.
 #[derive(Debug)]
 pub struct Hub {
     /// The last applied revision.
     revision: Revision,
-    streams: BTreeMap<StreamId, Stream>,
+    /// By [`StreamId`]; places of ended streams are used again.
+    streams: Vec<Option<Stream>>,
+    free_streams: Vec<StreamId>,
     slots: Vec<Option<Watcher>>,
     free: Vec<Slot>,
     keys: BTreeMap<Bytes, BTreeSet<Slot>>,
     ranges: Ranges,
-    next_stream: u64,
+    /// Who wants what of the revisions at hand; kept for its memory only.
+    wanted: Vec<Wanted>,
 }
 
-#[derive(Debug, Default)]
-struct Stream {
-    ids: BTreeMap<i64, Slot>,
-    /// The next id to hand out by itself. Ids are not reused: a late message for an old watcher
-    /// must not look like one for a new.
-    next_id: i64,
-    lagging: BTreeSet<Slot>,
-    outbox: VecDeque<Message>,
-    bytes: usize,
-    /// Something was added since the shell last looked.
-    told: bool,
-}
-
-#[derive(Debug)]
-struct Watcher {
-    stream: StreamId,
-    id: i64,
-    range: KeyRange,
-    /// The first revision not yet given.
-    next: Revision,
-    /// The first revision it asked for; progress before that would be a lie.
-    start: Revision,
-    synced: bool,
-    filters: Filters,
-    form: Form,
-    fragment: bool,
-    progress: bool,
-    /// Got events since the last progress tick.
-    busy: bool,
+/// An event in a watcher's range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Wanted {
+    slot: Slot,
+    /// Which of the groups at hand.
+    group: u32,
+    /// Which of its events.
+    pub(super) at: u32,
 }
 
 impl Hub {
@@ -169,12 +69,13 @@ impl Hub {
     pub fn new(revision: Revision) -> Self {
         Self {
             revision,
-            streams: BTreeMap::new(),
+            streams: Vec::new(),
+            free_streams: Vec::new(),
             slots: Vec::new(),
             free: Vec::new(),
             keys: BTreeMap::new(),
             ranges: Ranges::default(),
-            next_stream: 0,
+            wanted: Vec::new(),
         }
     }
 
@@ -183,34 +84,33 @@ impl Hub {
         self.revision
     }
 
-    /// Watchers and streams there are, for the metrics.
+    /// Watchers and streams there are.
     pub fn counts(&self) -> (usize, usize) {
-        (self.slots.len() - self.free.len(), self.streams.len())
+        let streams = self.streams.len() - self.free_streams.len();
+        (self.slots.len() - self.free.len(), streams)
     }
 
     /// Watchers that are behind, and events that wait to be sent, for the metrics.
     pub fn backlog(&self) -> (usize, usize) {
-        let slow = self.streams.values().map(|stream| stream.lagging.len()).sum();
-        let waiting = self.streams.values().flat_map(|stream| &stream.outbox);
-        let events = waiting.map(|message| match message {
-            Message::Events { group, picks: Picks::All, .. } => group.events().len(),
-            Message::Events { picks: Picks::Some(picks), .. } => picks.len(),
-            _ => 0,
-        });
-        (slow, events.sum())
+        let streams = || self.streams.iter().flatten();
+        let behind = streams().map(|stream| stream.lagging.len()).sum();
+        (behind, streams().map(Stream::events_waiting).sum())
     }
 
     /// Opens a stream.
     pub fn open(&mut self) -> StreamId {
-        let id = StreamId(self.next_stream);
-        self.next_stream += 1;
-        self.streams.insert(id, Stream::default());
+        let id = self.free_streams.pop().unwrap_or_else(|| {
+            self.streams.push(None);
+            StreamId(self.streams.len() - 1)
+        });
+        self.streams[id.0] = Some(Stream::default());
         id
     }
 
     /// Ends a stream with all its watchers.
     pub fn close(&mut self, stream: StreamId) {
-        let Some(gone) = self.streams.remove(&stream) else { return };
+        let Some(gone) = self.streams.get_mut(stream.0).and_then(Option::take) else { return };
+        self.free_streams.push(stream);
         for slot in gone.ids.into_values() {
             self.forget(slot);
         }
@@ -219,8 +119,8 @@ impl Hub {
     /// Adds a watcher, or says in the outbox why not.
     pub fn create(&mut self, stream: StreamId, create: Create) {
         let revision = self.revision;
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        let id = match admit(state, &create) {
+        let Some(state) = self.stream_mut(stream) else { return };
+        let id = match state.admit(&create) {
             Ok(id) => id,
             Err(reason) => return state.push(Message::Refused { reason, revision }),
         };
@@ -254,6 +154,7 @@ impl Hub {
             Some((start, end)) => self.ranges.insert(start, end, slot),
         }
         self.slots[slot.0 as usize] = Some(watcher);
+        let state = self.stream_mut(stream).expect("looked up above");
         state.ids.insert(id, slot);
         if !synced {
             state.lagging.insert(slot);
@@ -264,7 +165,7 @@ impl Hub {
     /// Ends a watcher; an unknown id is nobody's concern.
     pub fn cancel(&mut self, stream: StreamId, id: i64) {
         let revision = self.revision;
-        let Some(state) = self.streams.get_mut(&stream) else { return };
+        let Some(state) = self.stream_mut(stream) else { return };
         let Some(slot) = state.ids.remove(&id) else { return };
         state.lagging.remove(&slot);
         state.push(Message::Canceled { id, revision });
@@ -273,64 +174,83 @@ impl Hub {
 
     /// A client asks how far its stream is: answered only when all of it is up to date.
     pub fn progress_asked(&mut self, stream: StreamId) {
-        let Some(state) = self.streams.get(&stream) else { return };
+        let Some(state) = self.stream(stream) else { return };
         let current = |slot: &Slot| self.watcher(*slot).is_current(self.revision);
         if state.ids.is_empty() || !state.ids.values().all(current) {
             return;
         }
         let message = Message::Progress { id: None, revision: self.revision };
-        self.streams.get_mut(&stream).expect("looked up above").push(message);
+        self.stream_mut(stream).expect("looked up above").push(message);
     }
 
     /// The progress timer of a stream: idle, synced watchers that asked for it are told.
     pub fn progress_tick(&mut self, stream: StreamId) {
         let revision = self.revision;
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        let Stream { ids, outbox, told, .. } = state;
-        for slot in ids.values() {
+        let Some(state) = self.streams.get_mut(stream.0).and_then(Option::as_mut) else { return };
+        let mut due = Vec::new();
+        for slot in state.ids.values() {
             let watcher = self.slots[slot.0 as usize].as_mut().expect("ids name live watchers");
             let was_busy = std::mem::take(&mut watcher.busy);
             if watcher.progress && !was_busy && watcher.is_current(revision) {
-                outbox.push_back(Message::Progress { id: Some(watcher.id), revision });
-                *told = true;
+                due.push(watcher.id);
             }
         }
+        due.into_iter().for_each(|id| state.push(Message::Progress { id: Some(id), revision }));
     }
 
-    /// Takes the next applied revision and gives it to all synced watchers that want part of it.
-    /// Returns the streams to wake.
-    pub fn publish(&mut self, group: &Arc<Group>) -> Vec<StreamId> {
-        let revision = group.revision();
-        assert!(revision > self.revision, "revision {revision} published after {}", self.revision);
-        self.revision = revision;
-        let mut wanted: BTreeMap<Slot, Vec<u32>> = BTreeMap::new();
-        for (at, event) in (0u32..).zip(group.events()) {
-            let mut want = |slot: Slot| {
-                let watcher = self.slots[slot.0 as usize].as_ref();
-                let watcher = watcher.expect("indexes name live watchers");
-                if watcher.synced && watcher.next <= revision && watcher.filters.pass(event.kind) {
-                    wanted.entry(slot).or_default().push(at);
+    /// Takes the next applied revisions and gives them to all synced watchers that want part of
+    /// them: each watcher what it gets of all of them in a row, so that one message can carry it.
+    /// Adds the streams to wake to `wake`, each once.
+    pub fn publish(&mut self, groups: &[Arc<Group>], wake: &mut Vec<StreamId>) {
+        for group in groups {
+            let revision = group.revision();
+            assert!(revision > self.revision, "{revision} published after {}", self.revision);
+            self.revision = revision;
+        }
+        self.find_wanted(groups);
+        for chunk in self.wanted.chunk_by(|one, other| one.slot == other.slot) {
+            let slot = chunk[0].slot;
+            let watcher = self.slots[slot.0 as usize].as_mut();
+            let watcher = watcher.expect("indexes name live watchers");
+            if !watcher.synced {
+                continue;
+            }
+            let id = watcher.stream;
+            let stream = self.streams[id.0].as_mut().expect("a watcher's stream is open");
+            let mut concerned = false;
+            for found in chunk.chunk_by(|one, other| one.group == other.group) {
+                let group = &groups[found[0].group as usize];
+                let Some(picks) = watcher.choose(found, group) else { continue };
+                concerned = true;
+                if !stream.offer(watcher, group, picks) {
+                    watcher.synced = false;
+                    watcher.next = group.revision();
+                    stream.lagging.insert(slot);
+                    break;
                 }
-            };
-            if let Some(slots) = self.keys.get(&event.kv.key) {
-                slots.iter().copied().for_each(&mut want);
             }
-            self.ranges.stab(&event.kv.key, &mut want);
-        }
-        let mut wake = Vec::new();
-        for (slot, picks) in wanted {
-            let watcher = self.slots[slot.0 as usize].as_mut().expect("found alive above");
-            let stream = self.streams.get_mut(&watcher.stream).expect("a watcher's stream is open");
-            if !stream.offer(watcher, slot, group, picks) {
-                watcher.synced = false;
-                watcher.next = revision;
-                stream.lagging.insert(slot);
-            }
-            if !std::mem::replace(&mut stream.told, true) {
-                wake.push(watcher.stream);
+            if concerned && !std::mem::replace(&mut stream.told, true) {
+                wake.push(id);
             }
         }
-        wake
+        self.wanted.clear();
+        self.wanted.shrink_to(WANTED_KEPT);
+    }
+
+    /// Looks up whose ranges hold which events: watchers in their order, and for each the events in
+    /// theirs.
+    fn find_wanted(&mut self, groups: &[Arc<Group>]) {
+        let Self { keys, ranges, wanted, .. } = self;
+        for (nth, group) in (0u32..).zip(groups) {
+            for (at, event) in (0u32..).zip(group.events()) {
+                let mut want = |slot| wanted.push(Wanted { slot, group: nth, at });
+                if let Some(slots) = keys.get(&event.kv.key) {
+                    slots.iter().copied().for_each(&mut want);
+                }
+                ranges.stab(&event.kv.key, &mut want);
+            }
+        }
+        wanted.sort_unstable();
     }
 
     /// Moves on without events, while there is no watcher to miss them.
@@ -340,20 +260,15 @@ impl Hub {
     }
 
     /// Moves up to `max` waiting messages to the end of `into`.
-    pub fn take(&mut self, stream: StreamId, max: usize, into: &mut VecDeque<Message>) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        state.told = false;
-        for message in state.outbox.drain(..max.min(state.outbox.len())) {
-            if let Message::Events { group, .. } = &message {
-                state.bytes -= group.bytes();
-            }
-            into.push_back(message);
-        }
+    pub fn take(&mut self, stream: StreamId, max: usize, into: &mut VecDeque<Message>) -> Rest {
+        let Some(state) = self.stream_mut(stream) else { return Rest { idle: true } };
+        state.take(max, into);
+        Rest { idle: state.is_empty() && state.lagging.is_empty() }
     }
 
     /// What the stream's lagging watchers need, if its outbox has room for it.
     pub fn lagging(&self, stream: StreamId) -> Option<CatchUp> {
-        let state = self.streams.get(&stream)?;
+        let state = self.stream(stream)?;
         if state.is_full() {
             return None;
         }
@@ -363,12 +278,12 @@ impl Hub {
 
     /// Ends the stream's lagging watchers whose next revision is gone.
     pub fn compacted(&mut self, stream: StreamId, compacted: Revision) {
-        let Some(state) = self.streams.get(&stream) else { return };
+        let Some(state) = self.stream(stream) else { return };
         let gone = |slot: &&Slot| self.watcher(**slot).next < compacted;
         let gone: Vec<Slot> = state.lagging.iter().filter(gone).copied().collect();
         for slot in gone {
             let id = self.watcher(slot).id;
-            let state = self.streams.get_mut(&stream).expect("looked up above");
+            let state = self.stream_mut(stream).expect("looked up above");
             state.ids.remove(&id);
             state.lagging.remove(&slot);
             state.push(Message::Compacted { id, compacted });
@@ -377,18 +292,19 @@ impl Hub {
     }
 
     /// Gives a piece of history to the stream's lagging watchers: all revisions from the one that
-    /// [`Hub::lagging`] named through `upto`. Watchers that thereby reach the hub's revision are
+    /// [`Hub::lagging`] named through `upto`. With very many of them, some wait for the next pass,
+    /// since nothing is published meanwhile. Watchers that thereby reach the hub's revision are
     /// synced; those that the outbox has no room for go on from where it ended.
     pub fn caught_up(&mut self, stream: StreamId, groups: &[Arc<Group>], upto: Revision) {
-        let Some(state) = self.streams.get_mut(&stream) else { return };
-        let lagging: Vec<Slot> = state.lagging.iter().copied().collect();
-        for slot in lagging {
+        let behind = self.furthest_behind(stream, groups.len(), upto);
+        let Some(state) = self.streams.get_mut(stream.0).and_then(Option::as_mut) else { return };
+        for slot in behind {
             let watcher = self.slots[slot.0 as usize].as_mut().expect("lagging watchers are alive");
             let from = watcher.next;
             let missed = groups.iter().filter(|group| group.revision() >= from);
             let stopped = missed.into_iter().find(|group| {
                 let picks = watcher.picks(group);
-                !picks.is_empty() && !state.offer(watcher, slot, group, picks)
+                picks.is_some_and(|picks| !state.offer(watcher, group, picks))
             });
             match stopped {
                 Some(group) => watcher.next = group.revision(),
@@ -401,6 +317,31 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Those of a stream's lagging watchers that a stretch of history is of use to: as many as may
+    /// be looked at in one go, the furthest behind first, so that each pass brings some forward.
+    fn furthest_behind(&self, stream: StreamId, groups: usize, upto: Revision) -> Vec<Slot> {
+        let Some(state) = self.stream(stream) else { return Vec::new() };
+        let at = |slot: &Slot| (self.watcher(*slot).next, *slot);
+        let mut behind: Vec<_> = state.lagging.iter().map(at).collect();
+        behind.retain(|(next, _)| *next <= upto);
+        let max = (CATCH_UP_CHECKS_MAX / groups.max(1)).max(1);
+        if behind.len() > max {
+            behind.select_nth_unstable(max - 1);
+            behind.truncate(max);
+        }
+        // Messages of one stream go out in the order of its watchers.
+        behind.sort_unstable_by_key(|(_, slot)| *slot);
+        behind.into_iter().map(|(_, slot)| slot).collect()
+    }
+
+    fn stream(&self, id: StreamId) -> Option<&Stream> {
+        self.streams.get(id.0)?.as_ref()
+    }
+
+    fn stream_mut(&mut self, id: StreamId) -> Option<&mut Stream> {
+        self.streams.get_mut(id.0)?.as_mut()
     }
 
     fn watcher(&self, slot: Slot) -> &Watcher {
@@ -423,84 +364,6 @@ impl Hub {
             }
         }
     }
-}
-
-impl Stream {
-    fn push(&mut self, message: Message) {
-        self.told = true;
-        self.outbox.push_back(message);
-    }
-
-    fn is_full(&self) -> bool {
-        self.outbox.len() >= OUTBOX_MESSAGES_MAX || self.bytes >= OUTBOX_BYTES_MAX
-    }
-
-    /// Puts a revision's events into the outbox, or says that there is no room.
-    fn offer(
-        &mut self,
-        watcher: &mut Watcher,
-        slot: Slot,
-        group: &Arc<Group>,
-        picks: Vec<u32>,
-    ) -> bool {
-        assert_eq!(self.ids.get(&watcher.id), Some(&slot), "a watcher of another stream");
-        if self.is_full() {
-            return false;
-        }
-        let picks = if picks.len() == group.events().len() {
-            Picks::All
-        } else {
-            Picks::Some(picks.into_boxed_slice())
-        };
-        watcher.busy = true;
-        self.bytes += group.bytes();
-        self.outbox.push_back(Message::Events {
-            id: watcher.id,
-            group: Arc::clone(group),
-            picks,
-            form: watcher.form,
-            fragment: watcher.fragment,
-        });
-        true
-    }
-}
-
-impl Watcher {
-    fn picks(&self, group: &Group) -> Vec<u32> {
-        let wanted = |event: &crate::command::Event| {
-            self.range.contains(&event.kv.key) && self.filters.pass(event.kind)
-        };
-        (0u32..).zip(group.events()).filter(|(_, event)| wanted(event)).map(|(at, _)| at).collect()
-    }
-
-    /// Up to date, and past the revision it waits for.
-    fn is_current(&self, revision: Revision) -> bool {
-        self.synced && self.start <= revision
-    }
-}
-
-/// Chooses the id of a new watcher, or refuses it.
-fn admit(stream: &mut Stream, create: &Create) -> Result<i64, CreateRefusal> {
-    if create.start.0 < 0 {
-        return Err(CreateRefusal::NegativeStart);
-    }
-    if create.range.is_empty() {
-        return Err(CreateRefusal::EmptyRange);
-    }
-    if stream.ids.len() >= WATCHERS_PER_STREAM_MAX {
-        return Err(CreateRefusal::TooMany);
-    }
-    if create.id != 0 {
-        return match stream.ids.contains_key(&create.id) {
-            true => Err(CreateRefusal::DuplicateId),
-            false => Ok(create.id),
-        };
-    }
-    while stream.ids.contains_key(&stream.next_id) {
-        stream.next_id += 1;
-    }
-    stream.next_id += 1;
-    Ok(stream.next_id - 1)
 }
 
 /// The interval of a range watcher; a single key has none.

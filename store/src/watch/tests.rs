@@ -40,8 +40,20 @@ impl World {
         }
     }
 
+    /// Publishes one revision.
     fn write(&mut self, changes: &[(Bytes, Option<Bytes>)]) -> Vec<StreamId> {
-        let revision = self.hub.revision().next();
+        let group = self.revise(self.hub.revision().next(), changes);
+        self.publish(&[group])
+    }
+
+    fn publish(&mut self, groups: &[Arc<Group>]) -> Vec<StreamId> {
+        self.history.extend_from_slice(groups);
+        let mut wake = Vec::new();
+        self.hub.publish(groups, &mut wake);
+        wake
+    }
+
+    fn revise(&mut self, revision: Revision, changes: &[(Bytes, Option<Bytes>)]) -> Arc<Group> {
         let mut events = Vec::new();
         for (key, value) in changes {
             let prev = self.live.remove(key);
@@ -62,9 +74,7 @@ impl World {
             }
             events.push(Event { kind, kv, prev });
         }
-        let group = Arc::new(Group::new(Arc::new(Revised { revision, events })));
-        self.history.push(Arc::clone(&group));
-        self.hub.publish(&group)
+        Arc::new(Group::new(Arc::new(Revised { revision, events })))
     }
 
     /// One catch-up step, as the shell takes it.
@@ -118,10 +128,7 @@ fn show(message: &Message) -> String {
 }
 
 fn picked(group: &Group, picks: &Picks) -> Vec<usize> {
-    match picks {
-        Picks::All => (0..group.events().len()).collect(),
-        Picks::Some(picks) => picks.iter().map(|at| *at as usize).collect(),
-    }
+    picks.places(group).collect()
 }
 
 type Args<'a> = goldenscript::ArgumentConsumer<'a>;
@@ -314,8 +321,17 @@ mod model {
                             world.write(&changes);
                         }
                     }
-                    Step::Flood(times) => for _ in 0..times {
-                        world.write(&[(key(2), Some(Bytes::from_static(b"flood")))]);
+                    Step::Flood(times) => for batch in 0..times.div_ceil(64) {
+                        // As many as one log entry makes, published together.
+                        let mut revision = world.hub.revision();
+                        let mut groups = Vec::new();
+                        for n in 0..64.min(times - batch * 64) {
+                            revision = revision.next();
+                            let key = key(if n % 3 == 0 { 1 } else { 2 });
+                            let change = [(key, Some(Bytes::from_static(b"flood")))];
+                            groups.push(world.revise(revision, &change));
+                        }
+                        world.publish(&groups);
                     },
                     Step::Create { from, to, back } => {
                         let now = world.hub.revision();

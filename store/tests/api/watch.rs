@@ -187,3 +187,148 @@ async fn a_large_revision_is_sent_in_fragments_to_those_who_ask() {
     assert_eq!(first.events.len() + second.events.len(), 37);
     world.stop().await;
 }
+
+/// What very many are here.
+const CROWD_STREAMS: usize = 1_500;
+const CROWD_ON_ONE: usize = 3_000;
+const CROWD_PUTS: i64 = 10;
+
+/// Goal: very many watchers, one to a stream and all on one, each get every event once and in
+/// order, and nothing waits for anybody afterwards.
+#[tokio::test]
+async fn thousands_of_watchers_get_every_event_once() {
+    let world = World::start().await;
+    let mut streams = Vec::new();
+    for _ in 0..CROWD_STREAMS {
+        let mut stream = Watch::open(&world).await;
+        stream.create(watch("a", "b")).await;
+        streams.push(stream);
+    }
+    let mut crowded = Watch::open(&world).await;
+    for _ in 0..CROWD_ON_ONE {
+        crowded.create(watch("a1", "")).await;
+    }
+    for n in 0..CROWD_PUTS {
+        world.put("a1", &n.to_string()).await;
+    }
+    for stream in &mut streams {
+        let mut next = 2;
+        while next < CROWD_PUTS + 2 {
+            for event in stream.next().await.events {
+                assert_eq!(event.kv.expect("a key").mod_revision, next);
+                next += 1;
+            }
+        }
+    }
+    let mut next = vec![2; CROWD_ON_ONE];
+    let mut missing = CROWD_ON_ONE as i64 * CROWD_PUTS;
+    while missing > 0 {
+        let answer = crowded.next().await;
+        let watcher = usize::try_from(answer.watch_id).expect("ids count from zero");
+        for event in answer.events {
+            assert_eq!(event.kv.expect("a key").mod_revision, next[watcher]);
+            next[watcher] += 1;
+            missing -= 1;
+        }
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn progress_comes_by_itself_to_those_who_are_up_to_date_and_asked() {
+    let interval = std::time::Duration::from_millis(200);
+    let world =
+        World::start_with(|config| config.requests.watch_progress_interval = interval).await;
+    let mut stream = Watch::open(&world).await;
+    let asked = pb::WatchCreateRequest { progress_notify: true, ..watch("a", "") };
+    // The third waits for a revision that is not there yet: it is told nothing before that.
+    let early = pb::WatchCreateRequest { start_revision: 100, ..asked.clone() };
+    for create in [asked, watch("a", ""), early] {
+        stream.ask(pb::watch_request::RequestUnion::CreateRequest(create)).await;
+    }
+    let revision = world.put("other", "1").await;
+    let mut told = Vec::new();
+    while told.len() < 4 {
+        let answer = stream.next().await;
+        if !answer.created {
+            assert_eq!((answer.watch_id, answer.events.len()), (0, 0), "the first, and only it");
+            told.push(answer.header.expect("a header").revision);
+        }
+    }
+    assert!(told.is_sorted());
+    assert_eq!(told.last(), Some(&revision));
+    world.stop().await;
+}
+
+/// Goal: a slow client whose history is compacted before it reads on is told so, having been given
+/// a gapless beginning; a client beside it that was quick loses nothing.
+#[tokio::test]
+async fn a_slow_watcher_overtaken_by_compaction_is_ended() {
+    let world = World::start().await;
+    let mut slow = Watch::open(&world).await;
+    slow.create(watch("a", "b")).await;
+    const PUTS: i64 = 3_000;
+    let value = "x".repeat(8 << 10);
+    for n in 0..PUTS {
+        world.put(&format!("a{n}"), &value).await;
+    }
+    let upto = pb::CompactionRequest { revision: PUTS + 1, physical: true };
+    world.kv().compact(upto).await.expect("a compaction");
+    let mut next = 2;
+    let ended = loop {
+        let answer = slow.next().await;
+        if answer.canceled {
+            break answer;
+        }
+        for event in answer.events {
+            assert_eq!(event.kv.expect("a key").mod_revision, next);
+            next += 1;
+        }
+    };
+    assert!(next < PUTS + 1, "what was buffered is less than all");
+    assert_eq!((ended.compact_revision, ended.cancel_reason.as_str()), (PUTS + 1, ""));
+    // The stream lives on and the client starts again where history begins.
+    slow.create(pb::WatchCreateRequest { start_revision: PUTS + 1, ..watch("a", "b") }).await;
+    let first = slow.next().await.events.into_iter().next().expect("an event");
+    assert_eq!(first.kv.expect("a key").mod_revision, PUTS + 1);
+    world.stop().await;
+}
+
+/// Goal: watchers that start at different places of a long history while writes go on all reach the
+/// present, each with every revision from its start on. History reaches from the database through
+/// the memtables to what is applied meanwhile.
+#[tokio::test]
+async fn watchers_from_everywhere_in_history_reach_the_present() {
+    let world = World::start().await;
+    const BEFORE: i64 = 2_500;
+    const DURING: i64 = 500;
+    for n in 0..BEFORE {
+        world.put(&format!("a{}", n % 50), "v").await;
+    }
+    let upto = pb::CompactionRequest { revision: 2, physical: true };
+    world.kv().compact(upto).await.expect("a compaction, and with it a checkpoint");
+    let mut stream = Watch::open(&world).await;
+    let starts: Vec<i64> = (0..40).map(|n| 2 + n * BEFORE / 40).collect();
+    for start in &starts {
+        let create = pb::WatchCreateRequest { start_revision: *start, ..watch("a", "b") };
+        stream.ask(pb::watch_request::RequestUnion::CreateRequest(create)).await;
+    }
+    let writer = async {
+        for n in 0..DURING {
+            world.put(&format!("a{}", n % 50), "w").await;
+        }
+    };
+    let reader = async {
+        let mut next = starts.clone();
+        while next.iter().any(|next| *next < BEFORE + DURING + 2) {
+            let answer = stream.next().await;
+            let watcher = usize::try_from(answer.watch_id).expect("ids count from zero");
+            for event in answer.events {
+                assert_eq!(event.kv.expect("a key").mod_revision, next[watcher]);
+                next[watcher] += 1;
+            }
+        }
+    };
+    tokio::join!(writer, reader);
+    world.stop().await;
+}
