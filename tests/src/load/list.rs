@@ -1,5 +1,5 @@
 //! The list of jobs that `load all` runs, in this order: first what reads the fresh key space, then
-//! what adds to it, last what kills.
+//! what adds to it, then what kills, last the leases.
 
 use super::disturb::Disturbance;
 use super::job::{Job, Kind};
@@ -14,6 +14,9 @@ pub fn all() -> Vec<Job> {
     jobs.extend(pauses());
     jobs.push(job("boot, idle before", Kind::Boot { loaded: false }, 1, 1));
     jobs.push(job("boot, full load before", Kind::Boot { loaded: true }, 64, 8));
+    // Last: the leases stay, and a boot would have to read them.
+    jobs.push(job("lease grant, 64 clients", Kind::Grant, 64, 8));
+    jobs.push(job("lease keepalive, 64 clients", Kind::KeepAlive, 64, 8));
     jobs
 }
 
@@ -70,8 +73,6 @@ fn writes() -> Vec<Job> {
     jobs.push(keys("txn, 64 clients", Ask::Txn, 64, 8));
     jobs.push(keys("mixed, 4 gets to 1 put, 64 clients", Ask::Mixed, 64, 8));
     jobs.push(keys("delete, 64 clients", Ask::Delete, 64, 8));
-    jobs.push(job("lease grant, 64 clients", Kind::Grant, 64, 8));
-    jobs.push(job("lease keepalive, 64 clients", Kind::KeepAlive, 64, 8));
     jobs.push(job("kubernetes:", Kind::Kubernetes, 32, 4));
     jobs
 }
