@@ -145,7 +145,12 @@ pub(super) fn from_args(args: impl Iterator<Item = String>) -> Result<Given, Con
     let mut args = args;
     while let Some(arg) = args.next() {
         let Some(body) = arg.strip_prefix('-').filter(|body| !body.is_empty()) else {
-            return Err(ConfigError::Invalid(format!("{arg:?} is not a valid flag")));
+            return Err(ConfigError::Invalid(match arg.as_str() {
+                "gateway" | "grpc-proxy" => {
+                    format!("{arg}: etcd's proxies are not part of this program")
+                }
+                _ => format!("{arg:?} is not a valid flag"),
+            }));
         };
         if body == "-" {
             // Go ends the flags here; whatever follows is a stray word.

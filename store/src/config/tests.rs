@@ -262,6 +262,7 @@ fn bad_options_have_one_line() {
         (&["--nam=x"][..], 2, "flag provided but not defined: -nam (did you mean -name?)"),
         (&["--name"], 2, "flag needs an argument: -name"),
         (&["stray"], 1, "\"stray\" is not a valid flag"),
+        (&["gateway", "start"], 1, "gateway: etcd's proxies are not part of this program"),
         (&["--name=x", "--", "stray"], 1, "\"stray\" is not a valid flag"),
         (&["---name=x"], 2, "bad flag syntax: ---name=x"),
         (&["--=x"], 2, "bad flag syntax"),

@@ -114,3 +114,76 @@ fn the_orchestrator_says_what_is_wrong_with_its_flags() {
         says(&output, needle);
     }
 }
+
+/// Writes a pair that is signed by `issuer`, and the names of its files.
+fn pair(dir: &Path, name: &str, issuer: &rcgen::Issuer<'_, rcgen::KeyPair>) -> [String; 2] {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
+    let certificate = params.signed_by(&key, issuer).expect("a certificate");
+    let texts = [(".pem", certificate.pem()), (".key", key.serialize_pem())];
+    texts.map(|(extension, text)| {
+        let path = dir.join(format!("{name}{extension}"));
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    })
+}
+
+/// Writes the certificate of a fresh authority.
+fn authority(dir: &Path, name: &str) -> (rcgen::Issuer<'static, rcgen::KeyPair>, String) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).expect("a CA");
+    let path = dir.join(format!("{name}.pem"));
+    std::fs::write(&path, certificate.pem()).expect("written");
+    (rcgen::Issuer::new(params, key), path.display().to_string())
+}
+
+/// Goal: an orchestrator that cannot trust its store, or is not trusted by it, says so at once.
+/// Method: one store with client certificates, and every wrong way to come to it.
+#[test]
+fn a_wrong_certificate_for_the_store_is_told_in_one_line() {
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let (ours, ca) = authority(dir.path(), "ours");
+    let (theirs, their_ca) = authority(dir.path(), "theirs");
+    let [server_cert, server_key] = pair(dir.path(), "server", &ours);
+    let [cert, key] = pair(dir.path(), "client", &ours);
+    let [their_cert, their_key] = pair(dir.path(), "stranger", &theirs);
+    let endpoint = format!("https://127.0.0.1:{}", free_port());
+    let mut command = Command::new(tools::ours("store"));
+    command.args([
+        format!("--data-dir={}", dir.path().join("data").display()),
+        format!("--listen-client-urls={endpoint}"),
+        format!("--advertise-client-urls={endpoint}"),
+        format!("--cert-file={server_cert}"),
+        format!("--key-file={server_key}"),
+        format!("--trusted-ca-file={ca}"),
+        "--client-cert-auth".to_owned(),
+    ]);
+    let mut server = tests::process::Process::start(&mut command, &dir.path().join("log"));
+    server.wait_for("ready to serve client requests", 0);
+
+    let missing = dir.path().join("missing.pem").display().to_string();
+    for (ca, cert, key, needle) in [
+        (&their_ca, &cert, &key, endpoint.as_str()),
+        (&ca, &their_cert, &their_key, endpoint.as_str()),
+        (&missing, &cert, &key, missing.as_str()),
+        (&server_key, &cert, &key, endpoint.as_str()),
+    ] {
+        let home = dir.path().join("home");
+        let output = Command::new(tools::ours("orchestrator"))
+            .args(["up", "--no-node", "--store-endpoints", &endpoint])
+            .args(["--store-cacert", ca, "--store-cert", cert, "--store-key", key])
+            .arg("--data-dir")
+            .arg(home.join("data"))
+            .env("HOME", &home)
+            .output()
+            .expect("the binary starts");
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        says(&output, needle);
+        let told = String::from_utf8_lossy(&output.stderr);
+        let errors = told.lines().filter(|line| line.contains("error")).count();
+        assert_eq!(errors, 1, "one line tells it: {told}");
+    }
+}
