@@ -172,6 +172,12 @@ pub const LOGINS_WAITING_MAX: usize = 256;
 /// pushes out his own oldest.
 pub const TOKENS_MAX: usize = 100_000;
 
+/// What is read of a gateway request that is refused already, and for how long, so that its client
+/// can read the answer.
+pub const REFUSED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// See [`REFUSED_BYTES_MAX`].
+pub const REFUSED_DEADLINE: Duration = Duration::from_secs(5);
+
 /// Different versions of the API that clients may be counted by; they are their own words.
 pub const CLIENT_VERSIONS_MAX: usize = 16;
 

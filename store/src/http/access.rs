@@ -11,6 +11,7 @@ use tonic::body::Body;
 
 use super::refuse;
 use crate::config::{Allowed, HttpConfig};
+use crate::tls::PeerCertificate;
 
 /// The two lists.
 #[derive(Clone, Debug)]
@@ -70,6 +71,20 @@ impl Access {
     }
 }
 
+/// The refusal of a gateway request whose certificate has a name while logging in is required: the
+/// name would not be used, and whoever sends it thinks that it is.
+pub(super) fn mistaken<B>(request: &Request<B>, auth_enabled: bool) -> Option<Response<Body>> {
+    let certificate = request.extensions().get::<PeerCertificate>()?;
+    let is_named = certificate.common_name().is_some();
+    let is_for_gateway = super::below_v3(request.uri().path()).is_some();
+    if !(auth_enabled && is_named && is_for_gateway) {
+        return None;
+    }
+    let text = "CommonName of client sending a request against gateway will be ignored and not \
+                used as expected\n";
+    Some(refuse(400, text))
+}
+
 /// The host a request is for, without the port and without the brackets of an IPv6 address.
 fn host<B>(request: &Request<B>) -> &str {
     let header = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
@@ -124,5 +139,29 @@ mod tests {
         assert_eq!(told(&listed, None), None);
         assert_eq!(told(&everybody, Some("http://theirs")).expect("told"), "*");
         assert_eq!(told(&everybody, None).expect("told"), "*");
+    }
+
+    #[test]
+    fn a_named_certificate_is_no_way_into_the_gateway_while_users_must_log_in() {
+        let certified = |name: Option<&str>, path: &str| {
+            let mut subject = rcgen::DistinguishedName::new();
+            if let Some(name) = name {
+                subject.push(rcgen::DnType::CommonName, name);
+            }
+            let mut params = rcgen::CertificateParams::default();
+            params.distinguished_name = subject;
+            let key = rcgen::KeyPair::generate().expect("a key");
+            let certificate = params.self_signed(&key).expect("a certificate");
+            let peer = PeerCertificate::new(&[certificate.der().clone()]).expect("it is one");
+            let mut request = Request::builder().uri(path).body(()).expect("a request");
+            request.extensions_mut().insert(peer);
+            request
+        };
+        let refused = mistaken(&certified(Some("root"), "/v3/kv/put"), true).expect("refused");
+        assert_eq!(refused.status(), 400);
+        assert!(mistaken(&certified(Some("root"), "/v3/kv/put"), false).is_none());
+        assert!(mistaken(&certified(Some("root"), "/health"), true).is_none());
+        assert!(mistaken(&certified(None, "/v3/kv/put"), true).is_none());
+        assert!(mistaken(&asked("x"), true).is_none());
     }
 }

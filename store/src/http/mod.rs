@@ -25,7 +25,11 @@ pub(crate) async fn answer(
     secure: bool,
 ) -> Response<Body> {
     let access = Arc::clone(router.access());
-    if !secure && let Some(refused) = access.misdirected(&request) {
+    let refused = match secure {
+        false => access.misdirected(&request),
+        true => access::mistaken(&request, router.member().reader.auth_enabled()),
+    };
+    if let Some(refused) = refused {
         return refused;
     }
     let origin = request.headers().get(header::ORIGIN).cloned();

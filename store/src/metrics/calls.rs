@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::Code;
 
-use super::methods::{METHODS, Method, find};
+use super::methods::{METHODS, Method, Shape, find};
 use super::page::{Kind, Page, SECONDS_PER_NANO};
 use crate::histogram::{Histogram, nanos};
 
@@ -38,8 +38,29 @@ const HANDLING_BOUNDS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.
 struct Call {
     started: AtomicU64,
     handled: [AtomicU64; CODES.len()],
+    /// Messages of streams: of a single message one knows without counting.
     received: AtomicU64,
     sent: AtomicU64,
+}
+
+impl Call {
+    fn received(method: &Method, call: &Self) -> u64 {
+        match method.shape {
+            Shape::Unary | Shape::ServerStream => load(&call.started),
+            Shape::BidiStream => load(&call.received),
+        }
+    }
+
+    fn sent(method: &Method, call: &Self) -> u64 {
+        match method.shape {
+            Shape::Unary => load(&call.handled[Code::Ok as usize]),
+            Shape::ServerStream | Shape::BidiStream => load(&call.sent),
+        }
+    }
+}
+
+fn load(count: &AtomicU64) -> u64 {
+    count.load(Ordering::Relaxed)
 }
 
 /// The time an RPC took from its first byte to its last.
@@ -197,18 +218,18 @@ impl Calls {
     }
 
     pub(super) fn render(&self, page: &mut Page) {
-        let simple = |page: &mut Page, name, help, count: fn(&Call) -> &AtomicU64| {
+        let simple = |page: &mut Page, name, help, count: fn(&Method, &Call) -> u64| {
             page.family(name, Kind::Counter, help);
             for (method, call) in METHODS.iter().zip(&self.calls) {
-                page.sample(name, &labels(method), count(call).load(Ordering::Relaxed));
+                page.sample(name, &labels(method), count(method, call));
             }
         };
         let name = "grpc_server_started_total";
-        simple(page, name, "RPCs begun.", |call| &call.started);
+        simple(page, name, "RPCs begun.", |_, call| load(&call.started));
         let name = "grpc_server_msg_received_total";
-        simple(page, name, "Messages that came in RPCs.", |call| &call.received);
+        simple(page, name, "Messages that came in RPCs.", Call::received);
         let name = "grpc_server_msg_sent_total";
-        simple(page, name, "Messages that went out in RPCs.", |call| &call.sent);
+        simple(page, name, "Messages that went out in RPCs.", Call::sent);
         let name = "grpc_server_handled_total";
         page.family(name, Kind::Counter, "RPCs ended, well or not, by code.");
         for (method, call) in METHODS.iter().zip(&self.calls) {

@@ -62,19 +62,12 @@ impl Metrics {
     /// An RPC begins; the client said which version it speaks, or nothing.
     pub(crate) fn started(&self, method: usize, version: Option<&str>) {
         self.calls.started(method);
-        let shape = METHODS[method].shape;
-        if shape != Shape::BidiStream {
-            self.calls.received(method, 1);
-        }
-        self.clients.note(version, shape);
+        self.clients.note(version, METHODS[method].shape);
     }
 
     /// An RPC has ended.
     pub(crate) fn handled(&self, method: usize, code: Code, took: Duration) {
         self.calls.handled(method, code, took);
-        if code == Code::Ok && METHODS[method].shape == Shape::Unary {
-            self.calls.sent(method, 1);
-        }
     }
 
     /// Messages came on a stream.

@@ -41,8 +41,8 @@ async fn http_is_served_beside_grpc() {
         assert!(get(*address, "/livez").await.ends_with("ok\n"));
         assert!(get(*address, "/readyz?verbose").await.contains("[+]linearizable_read ok"));
         assert!(get(*address, "/readyz/non_learner").await.ends_with("ok\n"));
-        let counted = "grpc_server_handled_total{grpc_service=\"etcdserverpb.KV\",\
-                       grpc_method=\"Put\",grpc_type=\"unary\",grpc_code=\"Ok\"} 1";
+        let counted = "grpc_server_handled_total{grpc_code=\"OK\",grpc_method=\"Put\",\
+                       grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1";
         assert!(get(*address, "/metrics").await.contains(counted));
     }
     assert!(get(*client, "/version").await.contains("\"etcdserver\":\"3.7.0\""));

@@ -57,7 +57,7 @@ fn families(page: &str) -> BTreeMap<String, Shape> {
             };
             let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
                 let base = name.strip_suffix(suffix)?;
-                families.get(base).filter(|shape| shape.kind == "histogram").map(|_| base)
+                families.get(base).filter(|shape| shape.kind != "counter").map(|_| base)
             });
             let base = base.unwrap_or(name);
             let shape =

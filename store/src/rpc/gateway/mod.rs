@@ -35,7 +35,7 @@ use tonic::{Code, Status, Streaming};
 
 use self::values::{Broken, Values};
 use super::Router;
-use crate::limits::{GATEWAY_REQUEST_DEADLINE, JSON_BYTES_PER_WIRE_BYTE};
+use crate::limits::{GATEWAY_REQUEST_DEADLINE, JSON_BYTES_PER_WIRE_BYTE, REFUSED_DEADLINE};
 
 /// Put among a request's extensions: it came through the gateway, so the certificate of the
 /// connection does not speak for whoever sent it.
@@ -117,11 +117,15 @@ where
     let (parts, body) = request.into_parts();
     let bytes_max = router.message_bytes_max().saturating_mul(JSON_BYTES_PER_WIRE_BYTE);
     let mut values = Values::new(body, bytes_max);
-    let first = tokio::time::timeout(GATEWAY_REQUEST_DEADLINE, values.next()).await;
-    let first =
-        first.map_err(|_| Status::deadline_exceeded("the request did not arrive in time"))?;
-    let first = first.map_err(broken)?;
-    let first = first.map(|json| message(&route.input, &json)).transpose()?;
+    let first = first(&mut values, &route.input).await;
+    let first = match first {
+        Ok(first) => first,
+        Err(status) => {
+            // Whether all of it comes or not makes no difference to the answer.
+            let _ = tokio::time::timeout(REFUSED_DEADLINE, values.discard()).await;
+            return Err(status);
+        }
+    };
     let messages = if route.streams_in {
         let rest = rest(values, route.input.clone());
         stream::iter(first).chain(rest).boxed()
@@ -149,6 +153,19 @@ where
         }
         (false, None) => Err(Status::internal("the server sent no message")),
     }
+}
+
+/// The first message; `None` if there is nothing in the body.
+async fn first<B>(
+    values: &mut Values<B>,
+    input: &MessageDescriptor,
+) -> Result<Option<Bytes>, Status>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    let json = tokio::time::timeout(GATEWAY_REQUEST_DEADLINE, values.next()).await;
+    let json = json.map_err(|_| Status::deadline_exceeded("the request did not come in time"))?;
+    json.map_err(broken)?.map(|json| message(input, &json)).transpose()
 }
 
 /// The messages after the first. What cannot be read ends them: by then the answer has begun, and

@@ -254,8 +254,8 @@ fn number_of(names: &EnumDescriptor, name: &str) -> Option<i32> {
     names.get_value_by_name(name).map(|value| value.number())
 }
 
-/// Go's reading of base64: line ends are skipped, stray bits at the end are dropped, and a length
-/// that is no multiple of four means that the padding was left out.
+/// The gateway's reading of base64: a length that is no multiple of four means that the padding was
+/// left out, line ends (which that length counts) are skipped, stray bits at the end are dropped.
 fn base64_bytes(text: &str) -> Option<Vec<u8>> {
     const fn engine(alphabet: &alphabet::Alphabet, padding: DecodePaddingMode) -> GeneralPurpose {
         let config = GeneralPurposeConfig::new()
@@ -269,13 +269,14 @@ fn base64_bytes(text: &str) -> Option<Vec<u8>> {
         [engine(&alphabet::STANDARD, PADDED), engine(&alphabet::STANDARD, BARE)];
     const URL_SAFE: [GeneralPurpose; 2] =
         [engine(&alphabet::URL_SAFE, PADDED), engine(&alphabet::URL_SAFE, BARE)];
+    let is_bare = !text.len().is_multiple_of(4);
     let is_end_of_line = |c: char| c == '\r' || c == '\n';
     let text: Cow<'_, str> = match text.contains(is_end_of_line) {
         true => text.replace(is_end_of_line, "").into(),
         false => text.into(),
     };
     let engines = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    engines[usize::from(!text.len().is_multiple_of(4))].decode(text.as_bytes()).ok()
+    engines[usize::from(is_bare)].decode(text.as_bytes()).ok()
 }
 
 #[cfg(test)]

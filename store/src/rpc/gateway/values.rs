@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use crate::limits::JSON_DEPTH_MAX;
+use crate::limits::{JSON_DEPTH_MAX, REFUSED_BYTES_MAX};
 
 /// Why there is no next object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +70,20 @@ impl<B: Body<Data = Bytes> + Unpin> Values<B> {
                     }
                     self.buffer.extend_from_slice(&data);
                 }
+            }
+        }
+    }
+
+    /// Takes the rest of the body and drops it, up to a bound. A client that is still sending when
+    /// its connection is closed does not get to read why.
+    pub(super) async fn discard(&mut self) {
+        self.buffer = BytesMut::new();
+        let mut left = REFUSED_BYTES_MAX;
+        while let Some(Ok(frame)) = self.body.frame().await {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            match left.checked_sub(bytes) {
+                Some(less) => left = less,
+                None => return,
             }
         }
     }

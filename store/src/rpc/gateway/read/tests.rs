@@ -75,7 +75,9 @@ fn bytes_are_base64_as_go_reads_it() {
         let range: pb::RangeRequest = read("RangeRequest", &format!("{{\"key\":\"{text}\"}}"));
         assert_eq!(range.key, bytes, "{text}");
     }
-    for text in ["\"!!\"", "\"Zm9v==\"", "\"Z\"", "\"_+8=\"", "\"Zm8==\"", "7", "[90]"] {
+    for text in
+        ["\"!!\"", "\"Zm9v==\"", "\"Z\"", "\"_+8=\"", "\"Zm8==\"", "\"Zm\\n8=\"", "7", "[90]"]
+    {
         refused("RangeRequest", &format!("{{\"key\":{text}}}"));
     }
 }
