@@ -170,6 +170,40 @@ pub(crate) fn not_built(what: &str) -> Status {
     Status::unimplemented(format!("{what} is not built yet"))
 }
 
+/// Why the members stay what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MembersRefusal {
+    /// There is no such member.
+    NotFound,
+    /// Another member has these peer URLs.
+    UrlsExist,
+    /// There are none, or they are no URLs.
+    UrlsInvalid,
+    /// Only a learner can become a voter.
+    NotLearner,
+    /// Too few would be left.
+    TooFewStarted,
+    /// Nobody who could lead.
+    BadTransferee,
+}
+
+/// The words for that.
+pub(crate) fn members(refusal: MembersRefusal) -> Status {
+    let (code, text) = match refusal {
+        MembersRefusal::NotFound => (Code::NotFound, "member not found"),
+        MembersRefusal::UrlsExist => (Code::FailedPrecondition, "Peer URLs already exists"),
+        MembersRefusal::UrlsInvalid => (Code::InvalidArgument, "given member URLs are invalid"),
+        MembersRefusal::NotLearner => {
+            (Code::FailedPrecondition, "can only promote a learner member")
+        }
+        MembersRefusal::TooFewStarted => {
+            (Code::FailedPrecondition, "re-configuration failed due to not enough started members")
+        }
+        MembersRefusal::BadTransferee => (Code::FailedPrecondition, "bad leader transferee"),
+    };
+    etcd(code, text)
+}
+
 /// A version that the cluster cannot go down to, or that is none.
 pub(crate) fn downgrade_target(well_formed: bool) -> Status {
     let text = if well_formed {

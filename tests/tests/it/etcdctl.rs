@@ -73,6 +73,11 @@ scripts!(
     errors,
     formats,
     utility,
+    concurrency,
+    maintenance,
+    auth,
+    mirror,
+    check,
 );
 
 struct Watch {
