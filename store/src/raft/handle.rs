@@ -1,5 +1,6 @@
 //! What the rest of the store sees of Raft.
 
+use super::answers::Caller;
 use super::leadership::{Counts, Leadership, Progress};
 use super::propose::{Proposal, Unavailable};
 use crate::command::{Command, Outcome};
@@ -72,8 +73,8 @@ impl Handle {
         if self.progress.backlog() > BACKLOG_MAX {
             return Err(Unavailable::Overloaded);
         }
-        let (answer, outcome) = oneshot::channel();
-        self.proposals.try_send(Proposal { commands, answer }).map_err(|error| match error {
+        let (caller, outcome) = Caller::here();
+        self.proposals.try_send(Proposal { commands, caller }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unavailable::Overloaded,
             mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
         })?;

@@ -10,17 +10,18 @@
 //!
 //! - [`types`]: what an entry is and how it is written; [`log_store`]: openraft's log on our
 //!   write-ahead log; [`machine`]: its state machine on ours, which is [`applier`]; [`network`]: the way to peers;
-//!   [`propose`]: many commands, one entry; [`leadership`]: who leads, may we read; [`run`]: the
+//!   [`propose`]: many commands, one entry; [`answers`]: one wake-up for many answers;
+//!   [`leadership`]: who leads, may we read; [`run`]: the
 //!   thread that all of it runs on.
 //! - A write crosses threads four times: caller → Raft → WAL → Raft → caller. Each crossing costs a
-//!   client 15–30 µs, so batcher, core and apply share one thread.
+//!   client 15–30 µs, so batcher, core and apply share one thread. A lone voter has nobody to talk
+//!   to while its disk works: there the Raft thread writes to the log by itself, and a write
+//!   crosses threads twice.
 //!
 //! A single voter elects itself at once and then confirms reads without asking anyone.
 
+mod answers;
 mod applier;
-/// Where openraft's own log lines come from.
-pub const LOG_TARGET: &str = "openraft";
-
 mod handle;
 mod leadership;
 mod log_store;
@@ -33,6 +34,10 @@ mod types;
 #[cfg(test)]
 mod tests;
 
+/// Where openraft's own log lines come from.
+pub const LOG_TARGET: &str = "openraft";
+
+pub(crate) use answers::courier;
 pub use applier::Applier;
 pub use handle::{Handle, Status, Stop};
 pub use leadership::Leadership;

@@ -12,15 +12,16 @@
 //! not and will not be carried out. After that only an answer is: who stops waiting, or loses the
 //! leader, must take the outcome for unknown.
 
+use super::answers::{Caller, Delivery};
 use super::types::{Answer, Batch, Types};
-use crate::command::{Command, CompareTarget, Op, Outcome, Txn, encode};
+use crate::command::{Command, CompareTarget, Op, Txn, encode};
 use crate::limits::{ENTRIES_IN_FLIGHT_MAX, PROPOSAL_BYTES_PER_ENTRY, PROPOSALS_PER_ENTRY_MAX};
 use crate::wal::writer::{AbortOnPanic, check_size};
 use bytes::Bytes;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Why a command was not answered. Nothing here is deterministic: another attempt may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +49,7 @@ pub enum Unavailable {
 /// Commands that stay together, and who waits for them.
 pub(crate) struct Proposal {
     pub(crate) commands: Vec<Command>,
-    pub(crate) answer: oneshot::Sender<Result<Vec<Outcome>, Unavailable>>,
+    pub(crate) caller: Caller,
 }
 
 /// Where entries go.
@@ -106,7 +107,7 @@ struct Gathered {
 
 struct Waiting {
     commands: usize,
-    answer: oneshot::Sender<Result<Vec<Outcome>, Unavailable>>,
+    caller: Caller,
 }
 
 impl Gathered {
@@ -122,11 +123,11 @@ impl Gathered {
 
     fn take(&mut self, proposal: Proposal) {
         // Who has left already never learns of it; a command that nobody waits for is not made.
-        if proposal.answer.is_closed() {
+        if proposal.caller.has_left() {
             return;
         }
         self.bytes += proposal.commands.iter().map(weight).sum::<usize>();
-        self.waiting.push(Waiting { commands: proposal.commands.len(), answer: proposal.answer });
+        self.waiting.push(Waiting { commands: proposal.commands.len(), caller: proposal.caller });
         self.commands.extend(proposal.commands);
     }
 
@@ -140,7 +141,7 @@ impl Gathered {
             let bytes = encoded.len();
             return refuse(waiting, Unavailable::TooLarge { bytes });
         }
-        let batch = Batch { encoded, commands: Some(self.commands.into()) };
+        let batch = Batch { encoded, commands: Some(Arc::new(self.commands)) };
         // The permit goes with the answer, whichever way that goes.
         let answer = Answer(Box::new(move |result: ClientWriteResult<Types>| {
             drop(permit);
@@ -155,10 +156,11 @@ impl Gathered {
 }
 
 fn refuse(waiting: Vec<Waiting>, why: Unavailable) {
+    let mut delivery = Delivery::default();
     for waiting in waiting {
-        // A failure to send means that nobody waits any more.
-        drop(waiting.answer.send(Err(why)));
+        delivery.add(waiting.caller, Err(why));
     }
+    delivery.send();
 }
 
 /// Gives each caller the outcomes of its own commands.
@@ -166,10 +168,12 @@ fn distribute(waiting: Vec<Waiting>, result: ClientWriteResult<Types>) {
     match result {
         Ok(response) => {
             let mut outcomes = response.data.into_iter();
+            let mut delivery = Delivery::default();
             for waiting in waiting {
                 let own: Vec<_> = outcomes.by_ref().take(waiting.commands).collect();
-                drop(waiting.answer.send(Ok(own)));
+                delivery.add(waiting.caller, Ok(own));
             }
+            delivery.send();
         }
         Err(ClientWriteError::ForwardToLeader(forward)) => {
             refuse(waiting, Unavailable::NoLeader { leader: forward.leader_id });

@@ -60,15 +60,15 @@ pub(crate) struct Batch {
     /// As `command::encode` wrote them.
     pub(crate) encoded: Bytes,
     /// The same, where they are at hand.
-    pub(crate) commands: Option<Arc<[Command]>>,
+    pub(crate) commands: Option<Arc<Vec<Command>>>,
 }
 
 impl Batch {
     /// The commands, decoded if need be.
-    pub(crate) fn commands(&self) -> Result<Arc<[Command]>, crate::command::DecodeError> {
+    pub(crate) fn commands(&self) -> Result<Arc<Vec<Command>>, crate::command::DecodeError> {
         match &self.commands {
             Some(commands) => Ok(commands.clone()),
-            None => decode(self.encoded.clone()).map(Into::into),
+            None => decode(self.encoded.clone()).map(Arc::new),
         }
     }
 }
