@@ -68,10 +68,15 @@ impl Progress {
         *self.leadership.borrow()
     }
 
+    /// Nobody else has a vote, so nobody else is waited for.
+    pub(crate) fn alone(&self) -> bool {
+        self.alone.load(Ordering::Acquire)
+    }
+
     /// A linearizable read may be answered from local state: this member leads, has caught up, and
     /// nobody else could have acknowledged anything.
     pub(crate) fn may_read(&self) -> bool {
-        self.ready.load(Ordering::Acquire) && self.alone.load(Ordering::Acquire)
+        self.ready.load(Ordering::Acquire) && self.alone()
     }
 
     pub(crate) fn last(&self) -> u64 {

@@ -232,7 +232,12 @@ impl RaftLogStorage<Types> for LogStore {
         let sizes: Vec<_> = records.iter().map(Record::span).collect();
         let done: Done =
             Box::new(move |outcome| callback.io_completed(outcome.map_err(io::Error::other)));
-        let request = self.wal.submit(records, Some(done));
+        // Where no other member could be working meanwhile, this thread has nothing to do but wait.
+        let request = if self.progress.alone() {
+            self.wal.write_here(records, done)
+        } else {
+            self.wal.submit(records, Some(done))
+        };
         let completed = self.wal.completed();
         let mut shared = self.lock();
         for (entry, bytes) in entries.into_iter().zip(sizes) {

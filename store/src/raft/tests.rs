@@ -222,6 +222,7 @@ async fn a_single_member_serves_at_once_and_comes_back() {
             assert_eq!(outcome.revision, Revision(revision));
         }
         handle.read_index().await.expect("it leads");
+        assert!(handle.progress.may_read(), "life {life}: a lone voter reads without asking");
         let status = handle.status();
         assert!(status.is_leader && status.leader == Some(ID) && status.term == life + 1);
         assert_eq!((status.applied, status.committed), (status.last, status.last));

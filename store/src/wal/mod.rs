@@ -1,9 +1,10 @@
 //! The write-ahead log: the only place where a write has to reach the disk before it is answered.
 //!
 //! One ordered stream holds everything Raft must remember: votes, entries, cuts of the entries'
-//! tail, how far they were purged, and a hint of what was committed. One thread writes it. All
-//! that queued while the previous `fdatasync` ran goes out in one write and one `fdatasync`, and
-//! then everyone who waited is answered: batches form by themselves, and nobody lingers for one.
+//! tail, how far they were purged, and a hint of what was committed. One thread writes it, or a
+//! caller in its place while it sleeps. All that queued while the previous `fdatasync` ran goes out
+//! in one write and one `fdatasync`, and then everyone who waited is answered: batches form by
+//! themselves, and nobody lingers for one.
 //!
 //! ```text
 //!  submit ─▶ queue ─▶ [writer thread: one pwrite, one fdatasync] ─▶ done(Ok)
@@ -36,6 +37,8 @@ pub mod writer;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod writer_tests;
 
 pub use disk::{Disk, RealDisk};
 pub use record::Record;

@@ -4,6 +4,12 @@
 //! is the order on disk, for votes and entries alike. The thread takes all that is queued (up to a
 //! bound), writes it with one sync, calls the functions, and looks again.
 //!
+//! **Writing without the thread.** Waking the thread and being woken by it costs a lone client two
+//! switches, more than the write itself costs the processor. A caller that has nothing better to do
+//! than wait for its records therefore writes them itself ([`Wal::write_here`]) when the thread
+//! sleeps and nothing is queued. It has taken the files before it lets go of the queue, so whatever is
+//! submitted meanwhile comes after it on the disk too.
+//!
 //! The queue is bounded in bytes: who submits into a full one waits. In practice the proposer's own
 //! bound on entries in flight is reached long before.
 //!
@@ -23,7 +29,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Called once, on the writer thread, when the records are durable or never will be.
+/// Called once, by whoever wrote the records, when they are durable or never will be.
 pub type Done = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 
 /// Bytes of records that may wait; more make the submitter wait.
@@ -54,6 +60,8 @@ struct Shared {
     work: Condvar,
     /// Submitters wait on this for room.
     room: Condvar,
+    /// Who holds it may take `queue`; who holds `queue` may only try.
+    writer: Mutex<Writer>,
     index: Arc<Mutex<Index>>,
     /// Requests up to this one are durable.
     completed: AtomicU64,
@@ -113,11 +121,12 @@ impl Wal {
             durable: AtomicU64::new(0),
             counts: Counts::default(),
             timings: log.timings(),
+            writer: Mutex::new(Writer { hinted: log.state().committed, log, filling: None }),
         });
         let run = shared.clone();
         let spawned = thread::Builder::new().name("wal".into()).spawn(move || {
             let _guard = AbortOnPanic("the log thread");
-            Writer { log, shared: run, filling: None }.run();
+            run.write_all();
         });
         let thread = spawned.map_err(|error| Fault::Io {
             action: "start the thread of",
@@ -152,6 +161,27 @@ impl Wal {
         if idle {
             self.shared.work.notify_one();
         }
+        number
+    }
+
+    /// As [`Self::submit`], but where the thread has nothing to do the caller writes by itself, and
+    /// is back only when the records are durable.
+    pub fn write_here(&self, records: Vec<Record>, done: Done) -> u64 {
+        let mut queue = self.shared.lock();
+        let free =
+            queue.idle && queue.requests.is_empty() && !queue.closed && queue.failed.is_none();
+        let writer = if free { self.shared.writer.try_lock().ok() } else { None };
+        let Some(mut writer) = writer else {
+            drop(queue);
+            return self.submit(records, Some(done));
+        };
+        queue.submitted += 1;
+        let (number, committed) = (queue.submitted, queue.committed);
+        drop(queue);
+        let requests = vec![Request { records, bytes: 0, done: Some(done) }];
+        let outcome = writer.write(&requests, committed, &self.shared.counts);
+        drop(writer);
+        self.shared.settle(requests, outcome);
         number
     }
 
@@ -252,12 +282,6 @@ impl Drop for Thread {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Reads and verifies one entry.
 fn read_entry(place: &Place, index: u64) -> Result<Entry, Fault> {
     let damaged = |reason: &str| Fault::Damaged {
@@ -298,89 +322,49 @@ impl Drop for AbortOnPanic {
     }
 }
 
+/// The log, and what its writers remember from one write to the next.
 struct Writer {
     log: Log,
-    shared: Arc<Shared>,
+    /// The newest hint of what is committed that was written.
+    hinted: Option<LogId>,
     /// The thread that fills a spare, and when it was started.
     filling: Option<(JoinHandle<()>, Instant)>,
 }
 
 impl Writer {
-    fn run(&mut self) {
-        let mut hinted = self.log.state().committed;
-        while let Some((mut requests, committed)) = self.next() {
-            let hint =
-                committed.filter(|committed| Some(*committed) > hinted).map(Record::Committed);
-            hinted = hinted.max(committed);
-            let count = requests.len() as u64;
-            let started = Instant::now();
-            let records = requests.iter().flat_map(|request| &request.records).chain(&hint);
-            let outcome = self.log.write(records);
-            let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            let records: usize = requests.iter().map(|request| request.records.len()).sum();
-            let counts = &self.shared.counts;
-            counts.syncs.fetch_add(1, Ordering::Relaxed);
-            counts.records.fetch_add(records as u64, Ordering::Relaxed);
-            counts.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
-            match outcome {
-                Ok(()) => {
-                    self.shared.completed.fetch_add(count, Ordering::AcqRel);
-                    for request in &mut requests {
-                        if let Some(done) = request.done.take() {
-                            done(Ok(()));
-                        }
-                    }
-                    self.tidy(&requests);
-                }
-                Err(fault) => self.fail(requests, fault),
-            }
-        }
-        if let Some((filling, _)) = self.filling.take() {
-            drop(filling.join());
-        }
-    }
-
-    /// Waits for work and takes it. Nothing means: closed, and all is written.
-    fn next(&self) -> Option<(Vec<Request>, Option<LogId>)> {
-        let mut queue = self.shared.lock();
-        while queue.requests.is_empty() {
-            if queue.closed {
-                return None;
-            }
-            queue.idle = true;
-            queue = self.shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            queue.idle = false;
-        }
-        let (mut taken, mut bytes) = (Vec::new(), 0);
-        while let Some(request) = queue.requests.front() {
-            if !taken.is_empty() && bytes + request.bytes > BATCH_BYTES_MAX {
-                break;
-            }
-            bytes += request.bytes;
-            taken.extend(queue.requests.pop_front());
-        }
-        let full = queue.bytes > QUEUE_BYTES_MAX;
-        queue.bytes -= bytes;
-        let committed = queue.committed;
-        drop(queue);
-        if full {
-            self.shared.room.notify_all();
-        }
-        Some((taken, committed))
+    /// One write and one sync for all of it.
+    fn write(
+        &mut self,
+        requests: &[Request],
+        committed: Option<LogId>,
+        counts: &Counts,
+    ) -> Result<(), Fault> {
+        let hint =
+            committed.filter(|committed| Some(*committed) > self.hinted).map(Record::Committed);
+        self.hinted = self.hinted.max(committed);
+        let started = Instant::now();
+        let records = requests.iter().flat_map(|request| &request.records).chain(&hint);
+        let outcome = self.log.write(records);
+        let nanos = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let records: usize = requests.iter().map(|request| request.records.len()).sum();
+        counts.syncs.fetch_add(1, Ordering::Relaxed);
+        counts.records.fetch_add(records as u64, Ordering::Relaxed);
+        counts.busy_nanos.fetch_add(nanos, Ordering::Relaxed);
+        outcome
     }
 
     /// What can wait until after the answers: letting go of segments, asking for a spare.
-    fn tidy(&mut self, requests: &[Request]) {
+    fn tidy(&mut self, requests: &[Request], shared: &Arc<Shared>) -> Result<(), Fault> {
         let mut records = requests.iter().flat_map(|request| &request.records);
         if records.any(|record| matches!(record, Record::Purge(_))) {
-            let durable = self.shared.durable.load(Ordering::Acquire);
-            if let Some(covered) = durable.checked_sub(1)
-                && let Err(fault) = self.log.recycle(covered)
-            {
-                return self.fail(Vec::new(), fault);
+            let durable = shared.durable.load(Ordering::Acquire);
+            if let Some(covered) = durable.checked_sub(1) {
+                self.log.recycle(covered)?;
             }
         }
-        if let Some(spare) = self.shared.lock().spare.take() {
+        if self.filling.is_some()
+            && let Some(spare) = shared.lock().spare.take()
+        {
             self.log.adopt(spare);
             self.filling = None;
         }
@@ -390,13 +374,14 @@ impl Writer {
             .as_ref()
             .is_none_or(|(thread, since)| thread.is_finished() && since.elapsed() > PREPARE_AGAIN);
         if may_fill && self.log.wants_spare() {
-            self.fill();
+            self.fill(shared.clone());
         }
+        Ok(())
     }
 
     /// Starts to fill a spare beside the log. A failure costs speed only: the log can grow files.
-    fn fill(&mut self) {
-        let (preparation, shared) = (self.log.prepare(), self.shared.clone());
+    fn fill(&mut self, shared: Arc<Shared>) {
+        let preparation = self.log.prepare();
         let spawned = thread::Builder::new().name("wal-spare".into()).spawn(move || {
             let pause = || {
                 thread::sleep(PREPARE_PAUSE);
@@ -412,16 +397,83 @@ impl Writer {
             Err(error) => tracing::warn!(%error, "cannot prepare a segment of the log ahead"),
         }
     }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread.
+    fn write_all(self: &Arc<Self>) {
+        while let Some((requests, committed)) = self.next() {
+            let outcome = self.writer().write(&requests, committed, &self.counts);
+            self.settle(requests, outcome);
+        }
+        let filling = self.writer().filling.take();
+        if let Some((filling, _)) = filling {
+            drop(filling.join());
+        }
+    }
+
+    /// Waits for work and takes it. Nothing means: closed, and all is written.
+    fn next(&self) -> Option<(Vec<Request>, Option<LogId>)> {
+        let mut queue = self.lock();
+        while queue.requests.is_empty() {
+            if queue.closed {
+                return None;
+            }
+            queue.idle = true;
+            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle = false;
+        }
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(request) = queue.requests.front() {
+            if !taken.is_empty() && bytes + request.bytes > BATCH_BYTES_MAX {
+                break;
+            }
+            bytes += request.bytes;
+            taken.extend(queue.requests.pop_front());
+        }
+        let full = queue.bytes > QUEUE_BYTES_MAX;
+        queue.bytes -= bytes;
+        let committed = queue.committed;
+        drop(queue);
+        if full {
+            self.room.notify_all();
+        }
+        Some((taken, committed))
+    }
+
+    /// After a write: tells who waits for it. No lock is held, for they may do anything.
+    fn settle(self: &Arc<Self>, mut requests: Vec<Request>, outcome: Result<(), Fault>) {
+        let settled = outcome.and_then(|()| {
+            self.completed.fetch_add(requests.len() as u64, Ordering::AcqRel);
+            for request in &mut requests {
+                if let Some(done) = request.done.take() {
+                    done(Ok(()));
+                }
+            }
+            self.writer().tidy(&requests, self)
+        });
+        if let Err(fault) = settled {
+            self.fail(requests, fault);
+        }
+    }
 
     /// Tells everyone, now and later.
     fn fail(&self, requests: Vec<Request>, fault: Fault) {
         tracing::error!(%fault, "the log failed; this node cannot go on");
-        let mut queue = self.shared.lock();
+        let mut queue = self.lock();
         queue.failed = Some(fault.clone());
         let waiting = std::mem::take(&mut queue.requests);
         queue.bytes = 0;
         drop(queue);
-        self.shared.room.notify_all();
+        self.room.notify_all();
         for request in requests.into_iter().chain(waiting) {
             if let Some(done) = request.done {
                 done(Err(fault.clone()));
