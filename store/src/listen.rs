@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECTIONS_MAX, TLS_HANDSHAKE_DEADLINE};
 use crate::metered::{Greeting, Metered};
+use crate::raft::courier;
 use crate::rpc::{Connections, Router, Surface};
 use crate::socket::{Listener, Socket, Stream};
 use crate::tasks::Tasks;
@@ -107,7 +109,9 @@ impl Workers {
             let (hand, arrivals) = mpsc::channel(HANDED_MAX);
             let open = Arc::new(AtomicUsize::new(0));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let work = work(arrivals, Arc::clone(router), Arc::clone(&open), stop.clone());
+            // Its own: each turn of each connection looks at it, under its lock.
+            let stop = stop.child_token();
+            let work = work(arrivals, Arc::clone(router), Arc::clone(&open), stop);
             let thread = std::thread::Builder::new()
                 .name(format!("client-{nth}"))
                 .spawn(move || runtime.block_on(work))?;
@@ -179,6 +183,8 @@ async fn work(
     open: Arc<AtomicUsize>,
     stop: CancellationToken,
 ) {
+    // Ends with the runtime: answers must arrive for as long as anybody waits.
+    Tasks::new().spawn("courier", courier());
     let tasks = Tasks::new();
     loop {
         let arrival = tokio::select! {
@@ -280,6 +286,8 @@ async fn speak(
     builder
         .http2()
         .timer(TokioTimer::new())
+        // etcd sends none with gRPC, and each header of each answer costs.
+        .auto_date_header(false)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(max_concurrent_streams)
@@ -295,14 +303,11 @@ async fn speak(
     let greeted = greeting.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
         greeted.given();
-        let router = Arc::clone(&router);
         if let Some(peer) = &peer {
             request.extensions_mut().insert(peer.clone());
         }
-        // On the heap at once: hyper and tokio move it several times before it runs.
-        Box::pin(async move {
-            Ok::<_, std::convert::Infallible>(router.route(request, surface, secure).await)
-        })
+        let answer = Arc::clone(&router).route(request, surface, secure);
+        answer.map(Ok::<_, std::convert::Infallible>)
     });
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = tokio::select! {

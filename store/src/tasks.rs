@@ -4,6 +4,7 @@
 
 use std::future::Future;
 
+use futures_util::FutureExt;
 use tokio_util::task::TaskTracker;
 
 /// A set of tasks that are waited for together.
@@ -25,10 +26,8 @@ impl Tasks {
         task: impl Future<Output = ()> + Send + 'static,
     ) {
         let guard = PanicGuard { what };
-        self.tracker.spawn(async move {
-            let _guard = guard;
-            task.await;
-        });
+        // Not an async block: it would hold the task twice, and most tasks are single requests.
+        self.tracker.spawn(task.map(move |()| drop(guard)));
     }
 
     /// Waits for the last task; they must have been told to end.

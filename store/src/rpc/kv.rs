@@ -11,6 +11,8 @@ use prost::Message as _;
 use proto::etcdserverpb as pb;
 use tonic::{Request, Response, Status};
 
+use super::rows::RangeFrame;
+use super::unary::Framed;
 use super::{Caller, Member, convert, read_error, status};
 use crate::command::{
     Command, KeyRange, Op, RangeAnswer, RangeQuery, Response as Answer, Revision, SortOrder,
@@ -31,15 +33,8 @@ impl pb::kv_server::Kv for Kv {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<pb::RangeResponse>, Status> {
-        let caller = self.0.caller(&request);
-        let query = convert::range(request.into_inner()).map_err(status::invalid)?;
-        let caller = caller?;
-        if !query.serializable {
-            self.0.linearize().await.map_err(status::unavailable)?;
-        }
-        let answer = self.read(caller, query).await?;
-        let header = self.0.header(answer.revision);
-        Ok(Response::new(convert::range_answer(answer, header)))
+        // Only requests that name a compression come this way.
+        self.range_framed(request).await?.decode().map(Response::new)
     }
 
     type RangeStreamStream = BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
@@ -130,6 +125,24 @@ impl pb::kv_server::Kv for Kv {
 }
 
 impl Kv {
+    /// Answers a range in the form in which it is sent.
+    pub(super) async fn range_framed(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Framed, Status> {
+        let caller = self.0.caller(&request);
+        let query = convert::range(request.into_inner()).map_err(status::invalid)?;
+        let caller = caller?;
+        if !query.serializable {
+            self.0.linearize().await.map_err(status::unavailable)?;
+        }
+        if is_quick(&query) {
+            return frame(&self.0, &caller, &query);
+        }
+        let member = Arc::clone(&self.0);
+        self.0.slow_read(move || frame(&member, &caller, &query)).await?
+    }
+
     /// A transaction without changes.
     async fn ask(&self, caller: Caller, txn: Txn) -> Result<Response<pb::TxnResponse>, Status> {
         if !is_serializable(&txn) {
@@ -162,16 +175,16 @@ impl Kv {
         }
         Ok(())
     }
+}
 
-    async fn read(&self, caller: Caller, query: RangeQuery) -> Result<RangeAnswer, Status> {
-        let answer = if is_quick(&query) {
-            range(&self.0.reader.view(), &caller, &query)
-        } else {
-            let reader = self.0.reader.clone();
-            self.0.slow_read(move || range(&reader.view(), &caller, &query)).await?
-        };
-        answer.map_err(read_error)
-    }
+/// Reads a range into its answer, if the caller may know it.
+fn frame(member: &Member, caller: &Caller, query: &RangeQuery) -> Result<Framed, Status> {
+    let view = member.reader.view();
+    caller.may(&view, query).map_err(status::refusal)?;
+    let rows = usize::try_from(query.limit).ok().filter(|limit| *limit > 0);
+    let mut frame = RangeFrame::new(&member.header(view.revision()), rows);
+    let summary = view.range_into(query, &mut frame).map_err(read_error)?;
+    frame.finish(summary)
 }
 
 /// Answers a range if the caller may know it.

@@ -4,6 +4,7 @@
 //! - [`status`]: the one place that knows gRPC codes and etcd's texts.
 //! - [`authorise`]: who may do what; every RPC passes there first.
 //! - [`Member`]: what a service needs: the reader, the way into the log, watches, leases.
+//! - [`unary`]: the short way for calls of one message each way; [`rows`]: what a range answers.
 //! - [`Router`]: from an HTTP request to a service, with the rules that cut across all of them:
 //!   `hasleader`, panics that become errors, counters.
 
@@ -21,7 +22,9 @@ mod lock;
 mod maintenance;
 pub(crate) mod queue;
 mod router;
+mod rows;
 pub(crate) mod status;
+mod unary;
 mod watch;
 
 use std::sync::Arc;

@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use proto::etcdserverpb as pb;
+use proto::etcdserverpb::kv_server::Kv as _;
+use proto::etcdserverpb::lease_server::Lease as _;
 use proto::v3electionpb::election_server::ElectionServer;
 use proto::v3lockpb::lock_server::LockServer;
 use tokio::time::Instant;
@@ -30,6 +33,7 @@ use super::kv::Kv;
 use super::lease::LeaseService;
 use super::lock::Lock;
 use super::maintenance::Maintenance;
+use super::unary::{self, Framed};
 use super::watch::{WatchCall, WatchCodec};
 use super::{Member, status};
 use crate::config::{HttpConfig, KeepaliveConfig, ListenConfig};
@@ -161,13 +165,14 @@ impl Router {
         self.message_bytes_max
     }
 
-    /// Answers one request that came over a plain or a secure connection; never fails.
-    pub(crate) async fn route(
+    /// Answers one request that came over a plain or a secure connection; never fails. The answer
+    /// is on the heap at once: hyper and tokio move it several times before it runs.
+    pub(crate) fn route(
         self: Arc<Self>,
         request: ::http::Request<Incoming>,
         surface: Surface,
         secure: bool,
-    ) -> ::http::Response<Body> {
+    ) -> BoxFuture<'static, ::http::Response<Body>> {
         // gRPC is HTTP/2; over HTTP/1 the content type is somebody's mistake.
         let is_grpc = request.version() == ::http::Version::HTTP_2
             && request
@@ -175,14 +180,16 @@ impl Router {
                 .get(::http::header::CONTENT_TYPE)
                 .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
         if is_grpc && surface.serves_grpc() {
-            return self.grpc(request).await;
+            return self.grpc(request);
         }
-        // Rare, so its state need not be part of every request's.
-        Box::pin(http::answer(self, request, surface, secure)).await
+        Box::pin(http::answer(self, request, surface, secure))
     }
 
     /// Answers a gRPC call, whoever made it.
-    pub(super) async fn grpc<B>(&self, request: ::http::Request<B>) -> ::http::Response<Body>
+    pub(super) fn grpc<B>(
+        self: Arc<Self>,
+        request: ::http::Request<B>,
+    ) -> BoxFuture<'static, ::http::Response<Body>>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError> + Send,
@@ -192,30 +199,100 @@ impl Router {
             let path = request.uri().path();
             let (service, name) = split(path).unwrap_or((path, ""));
             let known = METHODS.iter().any(|known| known.service() == service);
-            return status::unknown_method(service, name, known).into_http();
+            return answer_now(status::unknown_method(service, name, known));
         };
         let Ok(version) = client_version(&request) else {
             self.metrics.started(method, None);
             self.metrics.handled(method, Code::InvalidArgument, Duration::ZERO);
-            return status::invalid_client_version().into_http();
+            return answer_now(status::invalid_client_version());
         };
         self.metrics.started(method, version);
         if wants_leader(&request) && self.member.raft.status().leader.is_none() {
             self.metrics.handled(method, Code::Unavailable, Duration::ZERO);
-            return status::unavailable(Unavailable::NoLeader { leader: None }).into_http();
+            return answer_now(status::unavailable(Unavailable::NoLeader { leader: None }));
         }
-        let answered = if METHODS[method].shape == Shape::BidiStream {
+        if let Err(status) = self.member.door(&request) {
+            return self.finish(method, began, std::future::ready(status.into_http()));
+        }
+        if METHODS[method].shape == Shape::BidiStream {
             let metrics = Arc::clone(&self.metrics);
             let request = request.map(|body| Body::new(Asked::new(body, metrics, method)));
-            Box::pin(AssertUnwindSafe(self.dispatch(request)).catch_unwind()).await
-        } else {
-            AssertUnwindSafe(self.dispatch(request)).catch_unwind().await
-        };
-        let response = answered.unwrap_or_else(|_| {
-            self.metrics.panicked();
-            status::handler_panicked().into_http()
-        });
-        self.count(method, began, response)
+            return self.at_length(method, began, request);
+        }
+        if !unary::is_plain(&request) {
+            return self.at_length(method, began, request);
+        }
+        self.quickly(method, began, request)
+    }
+
+    /// The calls that load is made of, the short way.
+    fn quickly<B>(
+        self: Arc<Self>,
+        method: usize,
+        began: Instant,
+        request: ::http::Request<B>,
+    ) -> BoxFuture<'static, ::http::Response<Body>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        let (max, kv) = (self.message_bytes_max, Kv(Arc::clone(&self.member)));
+        match METHODS[method].path {
+            "/etcdserverpb.KV/Put" => {
+                let call = |put| async move { framed(kv.put(put).await) };
+                self.finish(method, began, unary::serve(request, max, call))
+            }
+            "/etcdserverpb.KV/Range" => {
+                let call = |range| async move { kv.range_framed(range).await };
+                self.finish(method, began, unary::serve(request, max, call))
+            }
+            "/etcdserverpb.KV/Txn" => {
+                let call = |txn| async move { framed(kv.txn(txn).await) };
+                self.finish(method, began, unary::serve(request, max, call))
+            }
+            "/etcdserverpb.KV/DeleteRange" => {
+                let call = |delete| async move { framed(kv.delete_range(delete).await) };
+                self.finish(method, began, unary::serve(request, max, call))
+            }
+            "/etcdserverpb.Lease/LeaseGrant" => {
+                let lease = LeaseService(Arc::clone(&self.member));
+                let call = |grant| async move { framed(lease.lease_grant(grant).await) };
+                self.finish(method, began, unary::serve(request, max, call))
+            }
+            _ => self.at_length(method, began, request),
+        }
+    }
+
+    /// Any method, by tonic.
+    fn at_length<B>(
+        self: Arc<Self>,
+        method: usize,
+        began: Instant,
+        request: ::http::Request<B>,
+    ) -> BoxFuture<'static, ::http::Response<Body>>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
+        let router = Arc::clone(&self);
+        self.finish(method, began, async move { router.dispatch(request).await })
+    }
+
+    /// What every call ends with: a panic becomes an error, and how it ended is counted.
+    fn finish(
+        self: Arc<Self>,
+        method: usize,
+        began: Instant,
+        answered: impl Future<Output = ::http::Response<Body>> + Send + 'static,
+    ) -> BoxFuture<'static, ::http::Response<Body>> {
+        // A chain of functions and no async block: that would hold the call's state twice.
+        Box::pin(AssertUnwindSafe(answered).catch_unwind().map(move |answered| {
+            let response = answered.unwrap_or_else(|_| {
+                self.metrics.panicked();
+                status::handler_panicked().into_http()
+            });
+            self.count(method, began, response)
+        }))
     }
 
     async fn dispatch<B>(&self, request: ::http::Request<B>) -> ::http::Response<Body>
@@ -223,9 +300,6 @@ impl Router {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError> + Send,
     {
-        if let Err(status) = self.member.door(&request) {
-            return status.into_http();
-        }
         let path = request.uri().path();
         let service = split(path).map_or("", |(service, _)| service);
         let answered = match service {
@@ -278,7 +352,17 @@ impl Router {
     }
 }
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+fn answer_now(status: Status) -> BoxFuture<'static, ::http::Response<Body>> {
+    Box::pin(std::future::ready(status.into_http()))
+}
+
+fn framed<A: prost::Message>(
+    answered: Result<tonic::Response<A>, Status>,
+) -> Result<Framed, Status> {
+    Framed::of(answered?.get_ref())
+}
 
 /// A client that sends `hasleader` would rather hear that there is none than wait.
 fn wants_leader<B>(request: &::http::Request<B>) -> bool {

@@ -267,7 +267,32 @@ pub(crate) fn unknown_health_service() -> Status {
 pub(crate) fn oversize<B>(response: &http::Response<B>, code: Code) -> Option<Status> {
     let message = response.headers().get("grpc-message")?;
     let oversize = code == Code::OutOfRange && message.as_bytes().starts_with(b"Error,%20decoded");
-    oversize.then(|| Status::resource_exhausted("grpc: received message larger than max"))
+    oversize.then(message_too_large)
+}
+
+/// A message that is larger than it may be.
+pub(crate) fn message_too_large() -> Status {
+    Status::resource_exhausted("grpc: received message larger than max")
+}
+
+/// An answer that is longer than gRPC can say.
+pub(crate) fn answer_too_large() -> Status {
+    Status::resource_exhausted("grpc: trying to send message larger than max")
+}
+
+/// A request that ends before its message does, or without one.
+pub(crate) fn incomplete(empty: bool) -> Status {
+    Status::internal(if empty { "the request has no message" } else { "the message is cut short" })
+}
+
+/// Bytes that are not the message they should be.
+pub(crate) fn undecodable(error: &dyn std::error::Error) -> Status {
+    Status::internal(error.to_string())
+}
+
+/// A message marked as compressed in a request that names no compression, or marked as nothing.
+pub(crate) fn bad_compression(mark: u8) -> Status {
+    Status::internal(format!("a message is marked {mark}, but the request names no compression"))
 }
 
 /// A panic in a handler.
