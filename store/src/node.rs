@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use crate::auth::Gate;
+use crate::auth::{Gate, TokenError};
 use crate::chance::Chance;
 use crate::command::{self, Command, MemberId, Outcome, Sender};
 use crate::compactor::Compactor;
@@ -65,6 +65,9 @@ pub enum StartError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Tokens cannot be made or checked.
+    #[error(transparent)]
+    Token(#[from] TokenError),
     /// An address is taken, or not ours.
     #[error("{0}")]
     Listen(String),
@@ -97,12 +100,12 @@ struct Hearers {
 }
 
 impl Hearers {
-    fn new(config: &Config, reader: &Reader) -> Self {
+    fn new(config: &Config, reader: &Reader, gate: Gate) -> Self {
         let lease_checkpoints = config.gates.enabled(crate::config::Gate::LeaseCheckpoint);
         Self {
             watching: Arc::new(Watching::new(reader.view().revision())),
             leases: Arc::new(Leases::new(lease_checkpoints)),
-            gate: Arc::new(Gate::new(config.auth.bcrypt_cost, config.auth.token_ttl)),
+            gate: Arc::new(gate),
             metrics: Arc::new(Metrics::new(config.http.metrics_extensive)),
             slow: Arc::new(Slow::new(config.slow)),
         }
@@ -123,6 +126,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 impl Node {
     /// Starts a member and returns once it serves.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        let gate = gate(&config)?;
         // Sockets first: a port in use must be told before any data are touched.
         let listeners = Listeners::bind(&config)?;
         let directories = Directories::prepare(&config)?;
@@ -131,7 +135,7 @@ impl Node {
             open(&config, directories, derive_ids(&config), chance.salt()).await?;
         let reader = engine.reader();
 
-        let hearers = Hearers::new(&config, &reader);
+        let hearers = Hearers::new(&config, &reader, gate);
         let tasks = Tasks::new();
         let stop = CancellationToken::new();
         let wal_timings = wal.timings();
@@ -285,6 +289,12 @@ impl Listeners {
         }
         addresses
     }
+}
+
+/// What tells clients apart. A certificate that every client had to show also says who he is.
+fn gate(config: &Config) -> Result<Gate, TokenError> {
+    let names_count = config.listen.tls.as_ref().is_some_and(|tls| tls.client_cert_auth);
+    Gate::new(&config.auth, names_count)
 }
 
 /// Where things are on disk: `<data-dir>/member/{db,wal}`. A volatile store has none.

@@ -8,28 +8,28 @@
 //! - [`tokens`]: random tokens in this member's memory, good while they are used. They are nowhere
 //!   else: not in the log of changes, not on disk, not in what is logged.
 //! - [`jwt`]: signed tokens, which any member with the key can check.
-//! - a certificate speaks for the user of its common name ([`CertificateName`]).
+//! - a certificate speaks for the user of its common name, where `--client-cert-auth` says so and
+//!   no token says otherwise.
 //!
 //! Passwords and tokens are never logged. A user who does not exist takes as long to refuse as a
 //! wrong password, so that names cannot be found by the clock.
 
+mod jwt;
+mod keys;
 mod passwords;
 mod tokens;
-
-use std::sync::Arc;
-use std::time::Duration;
 
 use crate::chance::Chance;
 use crate::command::{AuthOp, Command, Login, Outcome, PasswordHash};
 use crate::machine::auth::Auth;
 
+pub use jwt::TokenError;
 pub(crate) use passwords::PasswordError;
+
+use crate::config::{AuthConfig, TokenKind};
+use jwt::Jwt;
 use passwords::Passwords;
 use tokens::Tokens;
-
-/// The common name of the certificate by which a connection's client was let in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CertificateName(pub(crate) Arc<str>);
 
 /// Why somebody did not get in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,19 +58,31 @@ pub(crate) enum Denied {
 pub(crate) struct Gate {
     passwords: Passwords,
     tokens: Provider,
+    /// Whether a client's certificate says who he is.
+    names_count: bool,
 }
 
 /// What tokens are made of.
 enum Provider {
     Simple(Tokens),
+    Jwt(Box<Jwt>),
+    None,
 }
 
 impl Gate {
-    pub(crate) fn new(bcrypt_cost: u32, token_ttl: Duration) -> Self {
-        Self {
-            passwords: Passwords::new(bcrypt_cost),
-            tokens: Provider::Simple(Tokens::new(token_ttl)),
-        }
+    /// `names_count`: a client's certificate was demanded, so its name is as good as a login.
+    pub(crate) fn new(config: &AuthConfig, names_count: bool) -> Result<Self, TokenError> {
+        let tokens = match &config.token {
+            TokenKind::Simple => Provider::Simple(Tokens::new(config.token_ttl)),
+            TokenKind::Jwt(options) => Provider::Jwt(Box::new(Jwt::new(options)?)),
+            TokenKind::None => Provider::None,
+        };
+        Ok(Self { passwords: Passwords::new(config.bcrypt_cost), tokens, names_count })
+    }
+
+    /// Whether a client's certificate says who he is.
+    pub(crate) fn names_count(&self) -> bool {
+        self.names_count
     }
 
     /// Hashes a new password.
@@ -107,13 +119,16 @@ impl Gate {
     ) -> Result<String, Denied> {
         match &self.tokens {
             Provider::Simple(tokens) => Ok(tokens.assign(login.user, index, chance)),
+            Provider::Jwt(jwt) => jwt.assign(&login),
+            Provider::None => Err(Denied::NoTokens),
         }
     }
 
-    /// Takes a token back.
+    /// Takes a token back that its holder has not been given. A signed one needs no taking back:
+    /// what nobody has seen nobody can show.
     pub(crate) fn forget(&self, token: &str) {
-        match &self.tokens {
-            Provider::Simple(tokens) => tokens.forget(token),
+        if let Provider::Simple(tokens) = &self.tokens {
+            tokens.forget(token);
         }
     }
 
@@ -125,12 +140,14 @@ impl Gate {
                 Some(user) => Ok(Login { user, revision: auth.revision() }),
                 None => Err(Denied::InvalidToken),
             },
+            Provider::Jwt(jwt) => jwt.recognise(token),
+            Provider::None => Err(Denied::InvalidToken),
         }
     }
 
     /// Tokens die with the password or the user they were given for, and with the need to log in.
     pub(crate) fn observe(&self, commands: &[Command], outcomes: &[Outcome]) {
-        let Provider::Simple(tokens) = &self.tokens;
+        let Provider::Simple(tokens) = &self.tokens else { return };
         for (command, outcome) in commands.iter().zip(outcomes) {
             let Command::Auth(op) = command.parts().1 else { continue };
             if outcome.result.is_err() {

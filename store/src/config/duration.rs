@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Parses a Go duration; negative ones and overflow are `None`.
-pub(super) fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     if text == "0" {
         return Some(Duration::ZERO);
     }

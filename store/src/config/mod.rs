@@ -7,7 +7,7 @@
 //! store starts from [`Config::new`] and sets the fields it cares about.
 
 mod check;
-mod duration;
+pub(crate) mod duration;
 mod file;
 mod flags;
 pub mod gates;

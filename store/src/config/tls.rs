@@ -12,6 +12,8 @@ pub struct TlsConfig {
     pub identity: Identity,
     /// Set: every client must show a certificate that this bundle vouches for.
     pub client_ca_file: Option<PathBuf>,
+    /// The common name of that certificate says which user the client is.
+    pub client_cert_auth: bool,
     /// Certificates that the bundle vouches for no longer.
     pub client_crl_file: Option<PathBuf>,
     /// Not empty: a client's certificate must be good for one of these names.
@@ -58,6 +60,7 @@ impl TlsConfig {
         Self {
             identity: Identity::Files { cert, key },
             client_ca_file: None,
+            client_cert_auth: false,
             client_crl_file: None,
             client_names: Vec::new(),
             cipher_suites: Vec::new(),
@@ -90,6 +93,7 @@ pub(super) fn tls(given: &Given, places: &[&Url]) -> Result<Option<TlsConfig>, C
     Ok(Some(TlsConfig {
         identity,
         client_ca_file: ca,
+        client_cert_auth: demand,
         client_crl_file: crl,
         client_names: names,
         cipher_suites,

@@ -21,11 +21,11 @@
 use tonic::{Request, Status};
 
 use super::{Member, ThroughGateway, status};
-use crate::auth::CertificateName;
 use crate::command::{Login, Refusal, Sender};
 use crate::engine::View;
 use crate::machine::auth::needs::{Need, Needs};
 use crate::machine::lease::Leases;
+use crate::tls::PeerCertificate;
 
 /// Who may call a method, as far as its name says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +98,7 @@ pub(crate) fn rule(path: &str) -> Option<Rule> {
 #[derive(Clone, Default)]
 pub(crate) struct Credentials {
     token: Option<String>,
-    name: Option<CertificateName>,
+    certificate: Option<PeerCertificate>,
 }
 
 /// The header that gRPC clients send, and the one that the gateway passes on.
@@ -117,9 +117,9 @@ impl Credentials {
         let token = TOKEN_HEADERS.into_iter().find_map(&header);
         let token = token.map(|token| token.strip_prefix("Bearer ").unwrap_or(token).to_owned());
         // A gateway, ours or another, speaks for somebody else than the certificate's owner.
-        let relayed = extensions.get::<ThroughGateway>().is_some()
-            || header("grpcgateway-accept").is_some();
-        Self { token, name: extensions.get().filter(|_| !relayed).cloned() }
+        let relayed =
+            extensions.get::<ThroughGateway>().is_some() || header("grpcgateway-accept").is_some();
+        Self { token, certificate: extensions.get().filter(|_| !relayed).cloned() }
     }
 }
 
@@ -177,14 +177,13 @@ impl Member {
         if !auth.enabled() {
             return Ok(Caller::default());
         }
-        let login = match credentials {
-            Credentials { token: Some(token), .. } => {
-                Some(self.gate.recognise(token, auth).map_err(status::denied)?)
-            }
-            Credentials { name: Some(CertificateName(name)), .. } => {
-                Some(Login { user: name.to_string(), revision: auth.revision() })
-            }
-            Credentials { token: None, name: None } => None,
+        let certificate = credentials.certificate.as_ref().filter(|_| self.gate.names_count());
+        let login = match (&credentials.token, certificate) {
+            (Some(token), _) => Some(self.gate.recognise(token, auth).map_err(status::denied)?),
+            (None, Some(certificate)) => certificate
+                .common_name()
+                .map(|name| Login { user: name.to_owned(), revision: auth.revision() }),
+            (None, None) => None,
         };
         Ok(Caller(login.map(Sender::User)))
     }

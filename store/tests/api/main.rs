@@ -1,8 +1,11 @@
 //! A whole node in this process, asked over gRPC by the generated clients: what `etcdctl` cannot
 //! ask, and what would be slow to ask with it.
 
+mod access;
+mod declared;
 mod input;
 mod lease;
+mod names;
 mod port;
 mod queue;
 mod watch;

@@ -10,4 +10,5 @@ mod hello;
 mod hygiene;
 mod metrics;
 mod ops;
+mod security;
 mod tidy;
