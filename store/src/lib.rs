@@ -64,6 +64,7 @@ mod tls;
 
 mod node;
 
+pub use auth::TokenError;
 pub use node::{Node, StartError};
 pub use rpc::API_VERSION;
 pub use tls::TlsError;
