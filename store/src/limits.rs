@@ -27,9 +27,10 @@ pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 /// What one retained version counts beside its key and value; etcd's figure for the same thing.
 pub const VERSION_BYTES_OVERHEAD: u64 = 256;
 
-/// When a memtable is frozen and written out. One checkpoint then writes at most about a hundred
-/// megabytes, which the log's fsyncs beside it can bear.
-pub const MEMTABLE_BYTES: usize = 24 * 1024 * 1024;
+/// When a memtable is frozen and written out. One checkpoint then writes at most some seventy
+/// megabytes, which the log's fsyncs beside it can bear; and of memtables and what is kept of the
+/// one before there are four at a time, the largest part of a busy store's memory.
+pub const MEMTABLE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Frozen memtables that may wait for the checkpoint thread; beyond that, apply waits.
 pub const MEMTABLES_FROZEN_MAX: usize = 2;
@@ -137,12 +138,19 @@ pub const CHECKPOINT_REST_MAX: Duration = Duration::from_millis(5);
 
 /// How long applying one entry is held up when the checkpoint thread is far behind and the active
 /// memtable has grown to the hard bound: writes slow down by and by instead of stopping.
-pub const APPLY_DELAY_MAX: Duration = Duration::from_millis(20);
+pub const APPLY_DELAY_MAX: Duration = Duration::from_millis(40);
 
 /// How far the active memtable may outgrow its size before `apply` waits, in percent.
-pub const MEMTABLE_OVERGROWTH_PERCENT: usize = 150;
+pub const MEMTABLE_OVERGROWTH_PERCENT: usize = 200;
 
-/// Versions that removal of compacted history looks at before it rests: `--compaction-batch-limit`
+/// Names of compacted versions that are gathered before they are removed in order: 16 bytes each,
+/// 8 MiB. The more, the fewer pages are rewritten for each row that goes.
+pub const COMPACT_GATHER_VERSIONS: usize = 500_000;
+
+/// Keys whose tombstones are to go, gathered likewise.
+pub const GATHERED_KEY_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Versions that removal of compacted history removes before it rests: `--compaction-batch-limit`
 /// of etcd, with its default.
 pub const COMPACT_BATCH_VERSIONS: usize = 1_000;
 

@@ -12,6 +12,7 @@
 use std::{
     io,
     ops::Bound,
+    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{
         Arc,
@@ -93,11 +94,12 @@ pub(super) struct Home {
     cache_bytes: usize,
 }
 
-const DATABASE: &str = "state.redb";
 /// What a defragmentation writes; one left behind by a crash is worth nothing.
 const COPY: &str = "state.redb.copy";
 
 impl Home {
+    pub(super) const DATABASE: &str = "state.redb";
+
     pub(super) fn open(storage: Storage, cache_bytes: usize) -> Result<Self, Fault> {
         Ok(Self { disk: storage.disk()?, cache_bytes })
     }
@@ -110,30 +112,46 @@ impl Home {
     pub(super) fn database(&self, identity: Identity) -> Result<Arc<Store>, Fault> {
         self.discard_copy()?;
         let names = self.disk.list().map_err(|error| self.fault("list", "", error))?;
-        let file = if names.iter().any(|name| name == DATABASE) {
-            self.disk.open(DATABASE)
+        let file = if names.iter().any(|name| name == Self::DATABASE) {
+            self.disk.open(Self::DATABASE)
         } else {
-            // A new file's name must survive a power cut as its contents do.
-            self.disk.create(DATABASE).and_then(|file| self.disk.sync_dir().map(|()| file))
+            self.disk.create(Self::DATABASE)
         };
-        let file = file.map_err(|error| self.fault("open", DATABASE, error))?;
-        let store = self.store(DATABASE, file, self.cache_bytes)?;
+        // The file's name must survive a power cut as its contents do, be it new or given by a
+        // process that was killed before it could see to that.
+        let file = file.and_then(|file| self.disk.sync_dir().map(|()| file));
+        let file = file.map_err(|error| self.fault("open", Self::DATABASE, error))?;
+        let store = self.store(Self::DATABASE, file, false)?;
         match meta::format(&store.database)? {
             None => meta::initialise(&store.database, identity)?,
             Some(FORMAT) => {}
             Some(1) => meta::upgrade(&store.database)?,
-            Some(found) => {
-                let path = self.disk.describe(DATABASE).into();
-                return Err(Fault::NewerFormat { path, found, known: FORMAT });
-            }
+            Some(found) => return Err(self.other_format(found)),
         }
         Ok(store)
+    }
+
+    /// Opens a database that must be there, with every page of it checked.
+    pub(super) fn existing(&self) -> Result<Arc<Store>, Fault> {
+        let file = self.disk.open(Self::DATABASE);
+        let file = file.map_err(|error| self.fault("open", Self::DATABASE, error))?;
+        let store = self.store(Self::DATABASE, file, true)?;
+        match meta::format(&store.database)? {
+            None => Err(Fault::Damaged("it holds no store".into())),
+            Some(FORMAT) => Ok(store),
+            Some(found) => Err(self.other_format(found)),
+        }
+    }
+
+    fn other_format(&self, found: u32) -> Fault {
+        let path = self.disk.describe(Self::DATABASE).into();
+        Fault::NewerFormat { path, found, known: FORMAT }
     }
 
     /// Makes an empty database beside the one in use.
     pub(super) fn copy(&self) -> Result<Arc<Store>, Fault> {
         let file = self.disk.create(COPY).map_err(|error| self.fault("create", COPY, error))?;
-        self.store(COPY, file, self.cache_bytes)
+        self.store(COPY, file, false)
     }
 
     /// Removes a copy that is not to be used.
@@ -149,11 +167,11 @@ impl Home {
     /// Puts the copy, which is complete and synced, in place of the database. An error leaves it
     /// open which of the two a restart would find.
     pub(super) fn adopt_copy(&self) -> Result<(), Fault> {
-        let adopted = self.disk.rename(COPY, DATABASE).and_then(|()| self.disk.sync_dir());
+        let adopted = self.disk.rename(COPY, Self::DATABASE).and_then(|()| self.disk.sync_dir());
         adopted.map_err(|error| self.fault("rename", COPY, error))
     }
 
-    fn store(&self, name: &str, file: Arc<dyn File>, cache: usize) -> Result<Arc<Store>, Fault> {
+    fn store(&self, name: &str, file: Arc<dyn File>, check: bool) -> Result<Arc<Store>, Fault> {
         let (bytes, pace) = (Arc::new(AtomicU64::new(0)), Arc::new(Pace::default()));
         let file = DatabaseFile {
             file,
@@ -163,7 +181,13 @@ impl Home {
         };
         file.len().map_err(|error| self.fault("read", name, error))?;
         let mut builder = redb::Builder::new();
-        let opened = builder.set_cache_size(cache).create_with_backend(file);
+        builder.set_cache_size(self.cache_bytes).set_check_integrity_on_open(check);
+        // redb checks what it opens by assertions, in parts.
+        let open = AssertUnwindSafe(|| builder.create_with_backend(file));
+        let opened = std::panic::catch_unwind(open).map_err(|_| {
+            let name = self.disk.describe(name);
+            Fault::Damaged(format!("{name} makes no sense; `store verify` looks closer"))
+        })?;
         let database = opened.map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => {
                 Fault::Locked { path: self.disk.describe(name).into() }

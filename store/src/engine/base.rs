@@ -182,11 +182,19 @@ impl Base {
         Ok(())
     }
 
-    /// A version by its name, if it is retained: its key goes with it.
+    /// A version by its name, if it is retained.
     pub(super) fn version(&self, at: Version) -> Result<Option<Found>, Fault> {
+        self.look_at(at, |row| Found { meta: row.meta, value: row.value() })
+    }
+
+    /// Shows a row of the history, if it is there.
+    pub(super) fn look_at<T>(
+        &self,
+        at: Version,
+        look: impl FnOnce(&record::HistRow<'_>) -> T,
+    ) -> Result<Option<T>, Fault> {
         let Some(row) = self.stored()?.hist.get(&hist_key(at))? else { return Ok(None) };
-        let row = record::read_hist(at, row.value())?;
-        Ok(Some(Found { meta: row.meta, value: row.value() }))
+        Ok(Some(look(&record::read_hist(at, row.value())?)))
     }
 }
 

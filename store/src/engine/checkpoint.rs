@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::{
     backend::Store,
     base::{Base, CUR, HIST},
-    compact,
+    compact::{self, Gathered},
     counters::Counters,
     memtable::Memtable,
     meta::{self, Cut, Progress},
@@ -45,6 +45,8 @@ pub(super) struct Writer {
     pub(super) last: Cut,
     /// Versions that compaction looks at in one transaction, and before it rests.
     pub(super) compact_slice: usize,
+    pub(super) compact_gather: usize,
+    pub(super) gathered: Option<Gathered>,
     pub(super) compact_batch: usize,
     pub(super) compact_rest: Duration,
     /// What is no longer in use here but may be elsewhere. Taking apart a memtable or closing a
@@ -124,7 +126,7 @@ impl Writer {
 
     /// Removes compacted versions, batch by batch, and says how far it came.
     fn remove(
-        &self,
+        &mut self,
         transaction: &WriteTransaction,
         compacted: Revision,
         rest: Rest<'_>,
@@ -132,13 +134,15 @@ impl Writer {
         let mut progress = self.progress;
         let mut left = self.compact_slice;
         while left > 0 && progress.is_due(compacted) {
-            let batch = self.compact_batch.min(left);
+            let versions = self.compact_batch.min(left);
+            let batch = compact::Batch { versions, gather: self.compact_gather };
             let begun = Instant::now();
             let removed;
-            (progress, removed) = compact::slice(transaction, compacted, progress, batch)?;
+            (progress, removed) =
+                compact::batch(transaction, compacted, progress, &mut self.gathered, batch)?;
             let is_done = !progress.is_due(compacted);
             self.counters.removed(removed, begun.elapsed(), is_done);
-            left -= batch;
+            left -= versions;
             if is_done || !rest() {
                 break;
             }

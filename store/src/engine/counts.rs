@@ -64,8 +64,14 @@ impl Counts {
         self.total
     }
 
-    fn bucket(&self, key: &[u8]) -> usize {
+    /// The bucket of a key.
+    pub(super) fn bucket(&self, key: &[u8]) -> usize {
         self.fences.partition_point(|fence| fence <= key) - 1
+    }
+
+    /// The live keys of a bucket, if there is one of that number.
+    pub(super) fn live(&self, bucket: usize) -> Option<u64> {
+        self.live.get(bucket).copied().map(u64::from)
     }
 
     fn range_of(&self, bucket: usize) -> KeyRange {

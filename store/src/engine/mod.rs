@@ -23,6 +23,7 @@ mod counts;
 mod defragment;
 mod filter;
 mod history;
+mod inspect;
 mod memtable;
 mod meta;
 mod record;
@@ -48,6 +49,7 @@ use self::{
 pub use self::{
     backend::Storage,
     history::{Budget, History},
+    inspect::{Inspection, inspect, inspect_image},
     meta::Identity,
     shared::Durable,
     view::{Backlog, Reader, StoreSizes, View},
@@ -68,9 +70,11 @@ pub struct EngineConfig {
     pub memtable_bytes: usize,
     pub memtable_age: Duration,
     pub cache_bytes: usize,
-    /// Versions looked at by compaction in one transaction.
+    /// Versions removed by compaction in one transaction.
     pub compact_slice: usize,
-    /// Versions it looks at before it rests, and how long it rests.
+    /// Names of versions it gathers before it removes any.
+    pub compact_gather: usize,
+    /// Versions it removes before it rests, and how long it rests.
     pub compact_batch: usize,
     pub compact_rest: Duration,
     /// Live keys counted together: what a count may have to walk at each end of a range.
@@ -87,6 +91,7 @@ impl EngineConfig {
             memtable_age: limits::MEMTABLE_AGE,
             cache_bytes: limits::CACHE_BYTES,
             compact_slice: limits::COMPACT_SLICE_VERSIONS,
+            compact_gather: limits::COMPACT_GATHER_VERSIONS,
             compact_batch: limits::COMPACT_BATCH_VERSIONS,
             compact_rest: limits::COMPACT_REST,
             bucket_keys: limits::BUCKET_KEYS_MAX,
@@ -161,6 +166,8 @@ impl Engine {
             progress: found.progress,
             last,
             compact_slice: config.compact_slice.max(1),
+            compact_gather: config.compact_gather.max(1),
+            gathered: None,
             compact_batch: config.compact_batch.max(1),
             compact_rest: config.compact_rest,
             retired: Vec::new(),

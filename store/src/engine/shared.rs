@@ -201,24 +201,24 @@ impl Shared {
     }
 
     /// Before applying: freezes the active memtable if it is full. While as many as may be are
-    /// frozen already, it grows on, and each entry is held up a little longer than the one before,
-    /// until the checkpoint thread is through or the hard bound is reached.
+    /// frozen already, each entry is held up a little longer than the one before, until the
+    /// checkpoint thread is through or the hard bound is reached.
     pub(super) fn make_room(&self) -> Result<(), Fault> {
         let bytes = self.current().tables.active.bytes();
         let mut queue = self.queue.lock().expect(HELD);
-        if bytes >= self.memtable_bytes && queue.frozen.len() >= MEMTABLES_FROZEN_MAX {
+        let behind = |queue: &mut Queue| {
+            queue.frozen.len() >= MEMTABLES_FROZEN_MAX && queue.failed.is_none()
+        };
+        if behind(&mut queue) {
             let bytes_max = self.memtable_bytes.saturating_mul(MEMTABLE_OVERGROWTH_PERCENT) / 100;
-            let (over, span) = (bytes - self.memtable_bytes, bytes_max - self.memtable_bytes);
-            let full = |queue: &mut Queue| {
-                queue.frozen.len() >= MEMTABLES_FROZEN_MAX && queue.failed.is_none()
-            };
-            if over < span {
-                let permille = u32::try_from(over * 1000 / span).expect("less than a thousand");
-                let delay = APPLY_DELAY_MAX * permille / 1000;
-                let waited = self.queue_changed.wait_timeout_while(queue, delay, full);
+            if bytes < bytes_max {
+                // Rises as the square: hardly felt at first, and never all at once.
+                let percent = u32::try_from(bytes.saturating_mul(100) / bytes_max).unwrap_or(100);
+                let delay = APPLY_DELAY_MAX * (percent * percent) / 10_000;
+                let waited = self.queue_changed.wait_timeout_while(queue, delay, behind);
                 queue = waited.expect(HELD).0;
             } else {
-                queue = self.queue_changed.wait_while(queue, full).expect(HELD);
+                queue = self.queue_changed.wait_while(queue, behind).expect(HELD);
             }
         }
         if let Some(fault) = &queue.failed {
@@ -369,7 +369,7 @@ impl Shared {
                     let rest = || self.rest(time, 1);
                     writer.checkpoint(&frozen, compact.then_some(&rest)).map(|base| {
                         let log = self.written(&frozen, base);
-                        writer.retire(frozen);
+                        writer.retire(frozen.table.clone());
                         writer.retire(log);
                     })
                 }

@@ -13,9 +13,16 @@
 //! The jump follows from the predecessor's alone: either it is the predecessor itself, or the jump
 //! of the predecessor's jump. Where compaction has removed that one, the predecessor does: a jump
 //! is only ever a short cut to an ancestor.
+//!
+//! Looking up the predecessor's jump may cost a read from the disk with the write of a key, and most
+//! keys are written a few times only. So the first versions of a key do without jumps: a walk among
+//! them takes a step for each, [`PLAIN_DEPTH`] at most, and the picture holds from there on.
 
 use super::rows::{Links, Meta, Version};
 use crate::{command::Revision, fault::Fault};
+
+/// Versions from the start of a chain that only know their predecessor.
+pub const PLAIN_DEPTH: u32 = 16;
 
 /// The links of the version that follows `prior`; `look_up` finds the links of an older version.
 pub fn after(
@@ -28,6 +35,7 @@ pub fn after(
     // A chain that outgrows its counter starts a new count; its jumps stay jumps to ancestors.
     let depth = prior.links.depth.checked_add(1).unwrap_or(1);
     let far = match smallest_term(depth) {
+        _ if depth <= PLAIN_DEPTH => None,
         1 => None,
         _ if prior.links.jump == Version::NONE => None,
         _ => look_up(prior.links.jump)?,
@@ -73,8 +81,22 @@ mod tests {
 
     #[test]
     fn the_picture_is_true() {
-        let jumps: Vec<i64> = chain(8).iter().map(|meta| meta.links.jump.main.0).collect();
-        assert_eq!(jumps, [0, 1, 0, 3, 4, 3, 0, 7]);
+        // A chain whose first versions are long past, at a depth that begins no term.
+        let chain = chain(2_100);
+        let depth_of = |main: i64| chain[usize::try_from(main - 1).unwrap()].links.depth;
+        let jumps: Vec<i64> = chain[2_046..2_054].iter().map(|m| m.links.jump.main.0).collect();
+        assert_eq!(depth_of(2_047), 2_047);
+        assert_eq!(jumps[1..], [2_047, 2_048, 2_047, 2_050, 2_051, 2_050, 2_047]);
+    }
+
+    #[test]
+    fn young_keys_cost_no_look_up() {
+        let mut last = None;
+        for main in 1..=i64::from(PLAIN_DEPTH) {
+            let links = after(last.as_ref(), |_| panic!("looked up")).unwrap();
+            let at = Version { main: Revision(main), sub: 0 };
+            last = Some(Meta { at, links, ..Meta::default() });
+        }
     }
 
     #[test]
@@ -82,14 +104,14 @@ mod tests {
         let chain = chain(1000);
         for from in (1..=1000).step_by(37) {
             for at in 1..=from {
-                let (mut here, mut steps) = (from, 0);
+                let (mut here, mut steps) = (from, 0_u32);
                 while here > at {
                     let meta = &chain[usize::try_from(here).unwrap() - 1];
                     here = towards(&meta.links, Revision(at)).main.0;
                     steps += 1;
                 }
                 assert_eq!(here, at);
-                assert!(steps <= 30, "{steps} steps from {from} to {at}");
+                assert!(steps <= 30 + PLAIN_DEPTH, "{steps} steps from {from} to {at}");
             }
         }
     }

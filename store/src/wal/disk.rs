@@ -14,6 +14,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 /// A directory of files, shared by the threads of one log.
 pub trait Disk: Send + Sync + 'static {
     /// Names of all files, in ascending order.
@@ -42,7 +44,8 @@ pub trait File: Send + Sync + 'static {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// Cuts the file, or grows it by zeros.
     fn set_size(&self, bytes: u64) -> io::Result<()>;
-    /// Makes data and length durable.
+    /// Makes data and length durable. Where that fails, what was written since the last sync is
+    /// lost, and the file shows it: otherwise the next process might build on what never arrived.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -166,6 +169,16 @@ impl File for RealFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        if self.syncs { self.file.sync_data() } else { Ok(()) }
+        if !self.syncs {
+            return Ok(());
+        }
+        self.file.sync_data().inspect_err(|_| {
+            // Linux takes the pages for written after it has reported once that they are not, and
+            // would show them until the power goes. Dropped, they are read from the disk again.
+            let dropped = posix_fadvise(&self.file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+            if let Err(error) = dropped {
+                tracing::warn!(%error, "cannot drop what the disk has not written");
+            }
+        })
     }
 }

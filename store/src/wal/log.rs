@@ -171,6 +171,10 @@ impl Log {
                 "cut the tail of a write that a crash interrupted; it was never acknowledged"
             );
         }
+        // What was found, name and contents, may be in memory only: a process that was killed does
+        // not sync. From here on it is built on, and no power cut may take it.
+        file.sync().map_err(fault(&*disk, "sync", &name))?;
+        disk.sync_dir().map_err(fault(&*disk, "sync the directory of", &name))?;
         let preallocated = len >= config.segment_bytes;
         let tip = Tip { file, header, position: end.offset, crc: end.crc, preallocated };
         Ok(Self::assemble(disk, config, index, tip, spares))

@@ -3,8 +3,8 @@
 //! It models what POSIX leaves open. Bytes written but not synced may arrive in part, in any
 //! order, sector by sector (512 bytes). Creations, renames and removals reach the directory in the
 //! order in which they were made, but only a directory sync promises it; a file whose name never
-//! arrived is gone with all its bytes. After a failed sync the writes it covered may be lost for
-//! good, although a second sync reports success, as on Linux.
+//! arrived is gone with all its bytes. After a failed sync the writes it covered are lost in part,
+//! for good, although a second sync reports success, as on Linux.
 //!
 //! Faults are chosen by the test: after a number of operations, one kind of failure. Randomness is
 //! a seed, so that every run can be repeated.
@@ -25,6 +25,8 @@ pub enum Fault {
     NoSpace,
     /// The machine stops; nothing after this point happens.
     PowerCut,
+    /// The next sync reports success and does nothing.
+    Lie,
 }
 
 /// A directory in memory. Clones share it.
@@ -41,6 +43,7 @@ struct Inner {
     next_file: u64,
     fault: Option<(u64, Fault)>,
     dead: bool,
+    lies: bool,
     random: u64,
     /// Counts every operation that changes the disk.
     operations: u64,
@@ -223,13 +226,17 @@ impl Inner {
         self.operations += 1;
         match self.fault {
             None => Ok(()),
+            Some((0, Fault::Lie)) => {
+                (self.fault, self.lies) = (None, true);
+                Ok(())
+            }
             Some((0, fault)) => {
                 self.fault = None;
                 self.dead = fault == Fault::PowerCut;
                 Err(match fault {
                     Fault::Io => io::Error::other("injected device error"),
                     Fault::NoSpace => io::ErrorKind::StorageFull.into(),
-                    Fault::PowerCut => io::ErrorKind::BrokenPipe.into(),
+                    Fault::PowerCut | Fault::Lie => io::ErrorKind::BrokenPipe.into(),
                 })
             }
             Some((left, fault)) => {
@@ -348,6 +355,9 @@ impl File for MemoryFile {
         let mut inner = self.disk.lock();
         inner.alive()?;
         let outcome = inner.step();
+        if outcome.is_ok() && std::mem::take(&mut inner.lies) {
+            return Ok(());
+        }
         let mut random = inner.random;
         let data = inner.files.get_mut(&self.id).expect("open files exist");
         match &outcome {
@@ -356,9 +366,10 @@ impl File for MemoryFile {
                     redo(&mut data.durable, change);
                 }
             }
-            // The kernel marks the pages clean all the same; what did not arrive never will.
+            // What did not arrive never will, and is not shown any more.
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
                 data.durable = settle(data, &mut random);
+                data.bytes = data.durable.clone();
             }
             Err(_) => return outcome,
         }

@@ -27,6 +27,7 @@ pub(crate) fn config(disk: &Disk, memtable_bytes: usize) -> EngineConfig {
         memtable_age: Duration::from_secs(3600),
         cache_bytes: 1 << 20,
         compact_slice: 3,
+        compact_gather: 5,
         compact_batch: 2,
         compact_rest: Duration::ZERO,
         bucket_keys: 2,
