@@ -21,15 +21,15 @@ use crate::machine::range::{RowSink, Summary};
 use crate::machine::rows::{Meta, Piece};
 
 // A field's number and its kind: 0 is a number, 2 is bytes with their length in front.
-const HEADER: u8 = 1 << 3 | 2;
-const KVS: u8 = 2 << 3 | 2;
+const HEADER: u8 = (1 << 3) | 2;
+const KVS: u8 = (2 << 3) | 2;
 const MORE: u8 = 3 << 3;
 const COUNT: u8 = 4 << 3;
-const KEY: u8 = 1 << 3 | 2;
+const KEY: u8 = (1 << 3) | 2;
 const CREATE_REVISION: u8 = 2 << 3;
 const MOD_REVISION: u8 = 3 << 3;
 const VERSION: u8 = 4 << 3;
-const VALUE: u8 = 5 << 3 | 2;
+const VALUE: u8 = (5 << 3) | 2;
 const LEASE: u8 = 6 << 3;
 
 /// Room for a small row or two and what is around them; more is made by doubling.
