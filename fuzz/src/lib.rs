@@ -5,7 +5,15 @@
 //! found, refused, or left alone. `bytes(&[u8])` takes anything at all, which is what libFuzzer
 //! feeds it (`README.md` says how). A failing seed is the whole bug report.
 
+pub mod config;
+pub mod gateway;
 pub mod log_segment;
+pub mod permissions;
+
+/// How many seeds one run tries, from 0; `FUZZ_SEEDS` asks for more.
+pub fn seeds(default: u64) -> u64 {
+    std::env::var("FUZZ_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(default)
+}
 
 /// xorshift: the same numbers from the same seed, for ever.
 pub struct Random(u64);

@@ -244,9 +244,8 @@ fn command(random: &mut Random, depth: usize) -> Command {
 
 #[cfg(test)]
 mod tests {
-    /// How many seeds one run tries, from 0; `FUZZ_SEEDS` asks for more.
     fn seeds() -> u64 {
-        std::env::var("FUZZ_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(20_000)
+        crate::seeds(20_000)
     }
 
     #[test]
