@@ -1,7 +1,9 @@
 //! What the engine counts of itself, for whoever watches it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::histogram::{Histogram, nanos};
 
@@ -17,6 +19,9 @@ pub(crate) struct Counters {
     removed: AtomicU64,
     /// Work done so far for the compaction that is not done yet.
     working_nanos: AtomicU64,
+    /// The counters' own zero.
+    zero: Instant,
+    /// Nanoseconds from there to when a compaction was done last; zero before the first.
     compacted_at: AtomicU64,
 }
 
@@ -28,6 +33,7 @@ impl Default for Counters {
             compactions: Histogram::doubling(100, 14),
             removed: AtomicU64::new(0),
             working_nanos: AtomicU64::new(0),
+            zero: Instant::now(),
             compacted_at: AtomicU64::new(0),
         }
     }
@@ -44,7 +50,7 @@ impl Counters {
         if is_last {
             self.working_nanos.store(0, Ordering::Relaxed);
             self.compactions.observe(work / NANOS_PER_MILLI);
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+            let now = nanos(self.zero.elapsed()).max(1);
             self.compacted_at.store(now, Ordering::Relaxed);
         }
     }
@@ -54,8 +60,9 @@ impl Counters {
         self.removed.load(Ordering::Relaxed)
     }
 
-    /// When a compaction was done last, as a Unix time; zero before the first.
-    pub(crate) fn compacted_at(&self) -> u64 {
-        self.compacted_at.load(Ordering::Relaxed)
+    /// How long ago a compaction was done; none before the first.
+    pub(crate) fn since_compaction(&self) -> Option<Duration> {
+        let at = Some(self.compacted_at.load(Ordering::Relaxed)).filter(|at| *at > 0)?;
+        Some(self.zero.elapsed().saturating_sub(Duration::from_nanos(at)))
     }
 }

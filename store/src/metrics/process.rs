@@ -73,6 +73,13 @@ fn times(page: &mut Page, stat: &str) {
     }
 }
 
+/// The time, as the kernel tells it: when the machine was started and for how long it has run.
+pub(super) fn unix_now() -> Option<f64> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split(' ').next()?.parse().ok()?;
+    Some(booted()? + seconds)
+}
+
 /// When the machine was started.
 fn booted() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;

@@ -1,6 +1,7 @@
 //! What the parts of the store know of themselves, asked when the page is.
 
 use super::page::{Kind, Page, SECONDS_PER_NANO};
+use super::process;
 use crate::command::{AlarmKind, KeyRange, RangeQuery};
 use crate::histogram::Histogram;
 use crate::limits::SLOW_READS_MAX;
@@ -62,7 +63,9 @@ pub(super) fn disk(page: &mut Page, member: &Member) {
     let name = "etcd_debugging_mvcc_db_compaction_keys_total";
     page.counter(name, "Versions removed by compaction.", counters.versions_removed());
     let name = "etcd_debugging_mvcc_db_compaction_last";
-    page.gauge(name, "When a compaction was done last; 0 before.", counters.compacted_at());
+    let at = counters.since_compaction().zip(process::unix_now());
+    let at = at.map_or(0.0, |(ago, now)| (now - ago.as_secs_f64()).round());
+    page.gauge(name, "When a compaction was done last, as a Unix time; 0 before.", at);
     let name = "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds";
     page.histogram(name, "Time of each batch of removal.", &counters.pauses, 1.0);
     let name = "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds";

@@ -140,6 +140,32 @@ fn ten_thousand_idle_clients_are_borne_and_silent_ones_cut() {
 }
 
 #[test]
+fn half_tls_handshakes_are_cut() {
+    let port = tests::server::free_port();
+    let url = format!("--listen-metrics-urls=https://127.0.0.1:{port}");
+    let (server, _dir) = server(&["--auto-tls=true", &url]);
+    // A record of a handshake that says it is longer than what comes.
+    let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
+    let mut halves: Vec<_> = (0..500)
+        .map(|nth| {
+            let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the server listens");
+            if nth % 2 == 0 {
+                stream.write_all(hello).expect("the server listens");
+            }
+            stream
+        })
+        .collect();
+    serves(&server);
+    for stream in halves.iter_mut().step_by(25) {
+        assert!(
+            closes(stream, GREETING_DEADLINE + SOON),
+            "half a handshake is waited for for ever"
+        );
+    }
+    serves(&server);
+}
+
+#[test]
 fn a_rapid_reset_ends_the_connection() {
     let (server, _dir) = server(&[]);
     let mut stream = http2(&server);
