@@ -124,7 +124,6 @@ impl Page {
 
 /// A whole number of small units in the unit shown.
 fn scaled(value: u64, unit: f64) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a sum need not be exact to the nanosecond")]
     let value = value as f64;
     // Dividing by a whole number gives the double nearest to the decimal; multiplying does not.
     if unit < 1.0 { value / (1.0 / unit).round() } else { value * unit }

@@ -86,7 +86,6 @@ fn booted() -> Option<f64> {
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
 
-#[expect(clippy::cast_precision_loss, reason = "hundredths of a second fit for ages")]
 fn seconds(ticks: u64) -> f64 {
     ticks as f64 / TICKS_PER_SECOND as f64
 }

@@ -116,7 +116,8 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         _: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         self.0.reader.defragment().await.map_err(|fault| status::defragment(&fault))?;
-        Ok(Response::new(pb::DefragmentResponse { header: Some(self.0.header_now()) }))
+        // Without a header, as in etcd.
+        Ok(Response::new(pb::DefragmentResponse { header: None }))
     }
 
     async fn hash(
