@@ -47,8 +47,6 @@ pub mod lessor;
 pub mod raft;
 pub mod watch;
 
-pub mod image;
-
 mod auth;
 mod chance;
 mod ids;
@@ -63,8 +61,6 @@ mod slow;
 mod socket;
 mod tasks;
 mod tls;
-
-pub mod offline;
 
 mod node;
 

@@ -12,7 +12,6 @@ use super::{
     backend::Home,
     defragment,
     history::{self, Budget, History},
-    moment::NOT_SWEPT,
     record::HistRow,
     shared::{Current, Durable, Shared},
 };
@@ -71,7 +70,7 @@ impl Reader {
     /// The store as of the last entry applied.
     #[must_use]
     pub fn view(&self) -> View {
-        View { current: self.shared.current(), swept: NOT_SWEPT }
+        View { current: self.shared.current() }
     }
 
     /// Whether clients must log in, as of now.
@@ -150,9 +149,7 @@ impl Reader {
 /// The store at one revision.
 #[derive(Clone)]
 pub struct View {
-    pub(super) current: Current,
-    /// Rows of versions that compaction up to here forgets are known to be gone.
-    pub(super) swept: Revision,
+    current: Current,
 }
 
 impl View {
@@ -303,7 +300,7 @@ impl View {
     }
 
     /// Visits all versions up to a revision that are still here, in order.
-    pub(super) fn each_version(
+    fn each_version(
         &self,
         upto: Revision,
         visit: &mut dyn FnMut(&HistRow<'_>) -> Result<bool, Fault>,

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use futures_util::stream::BoxStream;
 use proto::etcdserverpb as pb;
 use tonic::{Request, Response, Status};
 
-use super::{Caller, Member, read_error, snapshot, status};
+use super::{Caller, Member, read_error, status};
 use crate::command::{Alarm, AlarmKind, Command, MemberId, Response as Answer, Revision};
 use crate::machine::auth::needs::Need;
 
@@ -132,13 +133,13 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         Ok(Response::new(pb::HashResponse { header: Some(self.0.header(revision)), hash }))
     }
 
-    type SnapshotStream = snapshot::Blobs;
+    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
 
     async fn snapshot(
         &self,
         _: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        snapshot::stream(&self.0).map(Response::new)
+        Err(status::not_built("Snapshot"))
     }
 
     /// To itself a member can always hand over; there is nobody else. As in etcd without a header.

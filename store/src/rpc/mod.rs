@@ -23,7 +23,6 @@ mod maintenance;
 pub(crate) mod queue;
 mod router;
 mod rows;
-pub(crate) mod snapshot;
 pub(crate) mod status;
 mod unary;
 mod watch;
@@ -72,8 +71,6 @@ pub(crate) struct Member {
     pub(crate) left_queues: mpsc::Sender<queue::Left>,
     pub(crate) stopping: CancellationToken,
     pub(crate) slow_reads: Arc<Semaphore>,
-    /// Snapshots being sent.
-    pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) chance: Chance,
     pub(crate) gate: Arc<Gate>,
     /// How long a request may wait for an answer.

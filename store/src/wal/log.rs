@@ -68,7 +68,7 @@ pub fn lock(index: &Mutex<Index>) -> MutexGuard<'_, Index> {
     index.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) fn name_of(number: u64) -> String {
+fn name_of(number: u64) -> String {
     format!("{number:016x}{SUFFIX}")
 }
 
@@ -79,7 +79,7 @@ pub fn number_of(name: &str) -> Option<u64> {
 }
 
 /// Turns an error of the disk into a fault that says what was being done to which file.
-pub(super) fn fault<'a>(
+fn fault<'a>(
     disk: &'a dyn Disk,
     action: &'static str,
     name: &'a str,
@@ -396,10 +396,10 @@ impl Preparation {
 }
 
 /// A segment's header, and its open file.
-pub(super) type Found = (SegmentHeader, Arc<dyn File>);
+type Found = (SegmentHeader, Arc<dyn File>);
 
 /// Opens all segments and checks that their headers belong together.
-pub(super) fn read_headers(disk: &dyn Disk, config: &Config, numbers: &[u64]) -> Result<Vec<Found>, Fault> {
+fn read_headers(disk: &dyn Disk, config: &Config, numbers: &[u64]) -> Result<Vec<Found>, Fault> {
     let mut headers: Vec<Found> = Vec::new();
     for number in numbers {
         let name = name_of(*number);
@@ -437,7 +437,7 @@ pub(super) fn read_headers(disk: &dyn Disk, config: &Config, numbers: &[u64]) ->
 }
 
 /// Folds one segment into the index and judges its end.
-pub(super) fn read_segment(
+fn read_segment(
     disk: &dyn Disk,
     name: &str,
     header: &SegmentHeader,
@@ -473,7 +473,7 @@ pub(super) fn read_segment(
     }
 }
 
-pub(super) fn wipe(file: &dyn File, from: u64, until: u64) -> io::Result<()> {
+fn wipe(file: &dyn File, from: u64, until: u64) -> io::Result<()> {
     let bytes = usize::try_from(until - from).expect("a torn write was once a buffer");
     file.write_at(from, &vec![0; bytes])?;
     file.sync()

@@ -62,6 +62,8 @@ pub enum Answer {
     Nothing,
     /// The server's "no": code and text.
     Refused(tonic::Code, String),
+    /// To a request of the Auth service: the header, and the rest as text.
+    Auth(Option<pb::ResponseHeader>, String),
     /// A rule is broken that a server must keep without being compared to another.
     Broken(String),
 }
@@ -103,6 +105,7 @@ impl Answer {
             Self::Alarm(answer) => answer.header.as_ref(),
             Self::Defragment(answer) => answer.header.as_ref(),
             Self::Watch(answer) => answer.as_ref()?.header.as_ref(),
+            Self::Auth(header, _) => header.as_ref(),
             Self::Progress(_)
             | Self::Heard(_)
             | Self::Nothing
@@ -129,6 +132,7 @@ impl Answer {
             Self::Alarm(answer) => answer.header.as_mut(),
             Self::Defragment(answer) => answer.header.as_mut(),
             Self::Watch(answer) => answer.as_mut()?.header.as_mut(),
+            Self::Auth(header, _) => header.as_mut(),
             Self::Progress(_)
             | Self::Heard(_)
             | Self::Nothing
@@ -189,6 +193,7 @@ impl Answer {
             | Self::Watch(_)
             | Self::Progress(_)
             | Self::Nothing
+            | Self::Auth(..)
             | Self::Refused(..)
             | Self::Broken(_) => {}
         }

@@ -5,10 +5,12 @@
 //! compacted one and just above the newest, enums that do not exist, the extremes of every number.
 
 use bytes::Bytes;
+use proto::authpb;
 use proto::etcdserverpb as pb;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::auth::AuthStep;
 use super::step::{COMPACTED, CURRENT, MEMBER, PICKED, Step, Turn};
 use super::{CLIENTS, STREAMS};
 use pb::compare::TargetUnion;
@@ -45,6 +47,7 @@ pub(super) fn session(seed: u64, turns: usize) -> Vec<Turn> {
         due: Vec::new(),
         extremes: true,
         picks: seed % 4 == 3,
+        users: seed % 3 == 2,
     };
     let mut session: Vec<Turn> = (0..turns).map(|_| draw.turn()).collect();
     // Once, since it takes seconds.
@@ -63,6 +66,8 @@ struct Draw {
     /// Whether the servers pick ids of leases. They end up in values and so in hashes, which then
     /// cannot be compared; most sessions do without.
     picks: bool,
+    /// Whether the session is about users too.
+    users: bool,
 }
 
 impl Draw {
@@ -83,6 +88,9 @@ impl Draw {
         let client = self.below(CLIENTS);
         if !self.due.is_empty() && self.once_in(4) {
             return Turn { client, step: self.due.remove(0) };
+        }
+        if self.users && self.once_in(5) {
+            return Turn { client, step: Step::Auth(self.auth()) };
         }
         Turn { client, step: self.step() }
     }
@@ -114,6 +122,45 @@ impl Draw {
         }
     }
 
+    fn auth(&mut self) -> AuthStep {
+        let user = ["root", "alice", "bob", ""][self.below(37) / 12].to_string();
+        let role = ["root", "r1", "r2", ""][self.below(37) / 12].to_string();
+        let password = ["pw", "pw", "pw", "other", ""][self.below(5)].to_string();
+        match self.below(40) {
+            0..=2 => AuthStep::Enable,
+            3 => AuthStep::Disable,
+            4 | 5 => AuthStep::Status,
+            6..=13 => AuthStep::Login(user, password),
+            14..=17 => AuthStep::UserAdd(user, password, self.once_in(8)),
+            // Of a user without a name etcd takes whoever has none for that user (differences.md).
+            18 if !user.is_empty() => AuthStep::UserGet(user),
+            19 => AuthStep::UserList,
+            20 => AuthStep::UserDelete(user),
+            21 => AuthStep::Password(user, password),
+            22..=26 => AuthStep::Grant(user, role),
+            27 => AuthStep::Revoke(user, role),
+            28..=30 => AuthStep::RoleAdd(role),
+            31 => AuthStep::RoleGet(role),
+            32 => AuthStep::RoleList,
+            33 => AuthStep::RoleDelete(role),
+            34..=38 => AuthStep::Permit(role, self.permission()),
+            _ => {
+                let key = self.key();
+                let range_end = self.range_end(&key);
+                AuthStep::Forbid(role, key, range_end)
+            }
+        }
+    }
+
+    fn permission(&mut self) -> Option<authpb::Permission> {
+        if self.once_in(20) {
+            return None;
+        }
+        let key = self.key();
+        let range_end = self.range_end(&key);
+        Some(authpb::Permission { perm_type: self.random.random_range(0..3), key, range_end })
+    }
+
     // ---- parts ----
 
     fn key(&mut self) -> Bytes {
@@ -127,13 +174,16 @@ impl Draw {
     }
 
     fn range_end(&mut self, key: &Bytes) -> Bytes {
-        match self.below(10) {
+        let end = match self.below(10) {
             0..=3 => Bytes::new(),
             4 => Bytes::from_static(b"\0"),
             5 | 6 => prefix_end(key),
             7 => key.clone(),
             _ => self.key(),
-        }
+        };
+        // Who may ask for keys that cannot be, etcd leaves to chance (differences.md).
+        let inverted = end <= *key && end[..] != [0];
+        if self.users && inverted { Bytes::new() } else { end }
     }
 
     fn value(&mut self) -> Bytes {
@@ -425,8 +475,9 @@ impl Draw {
                 4 | 5 => CURRENT - self.small(60),
                 6 => COMPACTED - 2 + self.small(5),
                 7 => CURRENT + 1 + self.small(30),
-                8 => self.small(10),
-                _ => self.extreme(),
+                // Whether it may watch is asked first here, and afterwards in etcd (differences.md).
+                9 if !self.users => self.extreme(),
+                _ => self.small(10),
             },
             progress_notify: self.once_in(6),
             filters: match self.below(8) {

@@ -14,6 +14,7 @@
 //! ```
 
 mod answer;
+mod auth;
 mod draw;
 mod member;
 mod shrink;
@@ -24,6 +25,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use answer::Answer;
+pub use auth::AuthStep;
 pub use step::{Step, Turn};
 
 use self::member::Member;

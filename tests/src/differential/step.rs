@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use proto::etcdserverpb as pb;
 
+use super::auth::AuthStep;
 use pb::request_op::Request as Op;
 
 /// This symbol plus `n` is the newest revision plus `n`.
@@ -82,6 +83,8 @@ pub enum Step {
     Close(usize),
     /// Nothing is asked: all that watchers have yet to hear is awaited.
     Settle,
+    /// One request of the Auth service.
+    Auth(AuthStep),
 }
 
 impl Step {
@@ -172,7 +175,8 @@ impl Known {
             | Step::Cancel(..)
             | Step::Progress(_)
             | Step::Close(_)
-            | Step::Settle => {}
+            | Step::Settle
+            | Step::Auth(_) => {}
         }
     }
 

@@ -23,8 +23,9 @@ fn sources() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
 }
 
-/// Runs one session: `command` gets the server's endpoint.
-fn session(name: &str, client: &str, parts: usize, command: impl FnOnce(&Path, &str) -> Command) {
+/// Runs one session, and then its part about users on the same server: `command` gets the server's
+/// endpoint.
+fn session(name: &str, client: &str, parts: usize, command: impl Fn(&Path, &str) -> Command) {
     let Some(client) = tools::theirs(client) else {
         tests::skip(name, &format!("needs the client {client}"));
         return;
@@ -34,6 +35,23 @@ fn session(name: &str, client: &str, parts: usize, command: impl FnOnce(&Path, &
     let told = run(&mut command(&client, &server.endpoint));
     let done = told.lines().filter(|line| line.starts_with("ok ")).count();
     assert_eq!(done, parts, "{name} has done:\n{told}");
+    if client.ends_with("python") {
+        // The one has no way to log in, the other none without TLS.
+        return;
+    }
+    let Some(ctl) = tools::theirs("etcdctl-3.7") else {
+        tests::skip(name, "needs etcdctl 3.7 to make users");
+        return;
+    };
+    for args in
+        ["user add root:rootpw", "role add root", "user grant-role root root", "auth enable"]
+    {
+        run(Command::new(&ctl)
+            .arg(format!("--endpoints={}", server.endpoint))
+            .args(args.split(' ')));
+    }
+    let told = run(command(&client, &server.endpoint).arg("auth"));
+    assert_eq!(told, "ok guarded\n", "{name} with users");
 }
 
 fn python(client: &Path, script: &str, endpoint: &str) -> Command {

@@ -9,8 +9,6 @@ mod gateway;
 mod hello;
 mod hygiene;
 mod metrics;
-mod offline;
 mod ops;
 mod security;
-mod snapshot;
 mod tidy;
