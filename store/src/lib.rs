@@ -47,6 +47,8 @@ pub mod lessor;
 pub mod raft;
 pub mod watch;
 
+pub mod image;
+
 mod auth;
 mod chance;
 mod ids;
@@ -61,6 +63,8 @@ mod slow;
 mod socket;
 mod tasks;
 mod tls;
+
+pub mod offline;
 
 mod node;
 

@@ -194,3 +194,35 @@ pub const SLOW_LINES_PER_SECOND: u64 = 100;
 
 /// Beyond it one line stands for so many; zap's figure in etcd.
 pub const SLOW_LINES_THEN_EACH: u64 = 100;
+
+/// Bytes of one message of a snapshot; etcd's figure.
+pub const SNAPSHOT_BLOB_BYTES: usize = 32 * 1024;
+
+/// Snapshot messages that may wait for one client: enough to keep a fast one busy.
+pub const SNAPSHOT_BLOBS_WAITING_MAX: usize = 16;
+
+/// Snapshots being sent at a time, each with a thread; beyond it clients are told `too many
+/// requests`. One that is held open keeps old pages of the database from being used again.
+pub const SNAPSHOTS_MAX: usize = 4;
+
+/// A leaf page of a file that is read as an image: a few of the largest values that etcd can be told
+/// to take, which it keeps in one page. Bounds what a damaged length can make us allocate.
+pub const IMAGE_LEAF_BYTES_MAX: usize = 256 << 20;
+
+/// A branch page of such a file: keys only, which bbolt bounds at 32 KiB.
+pub const IMAGE_BRANCH_BYTES_MAX: usize = 16 << 20;
+
+/// How deep such a file's trees may be, buckets within buckets included. A tree of 2⁶⁴ keys with the
+/// smallest pages is shallower; each level costs stack.
+pub const IMAGE_DEPTH_MAX: usize = 40;
+
+/// Bytes of versions that an import writes at once: large enough that neighbouring keys share pages,
+/// small enough to hold twice.
+pub const LOAD_BATCH_BYTES: usize = 32 * 1024 * 1024;
+
+/// Versions that an import writes at once.
+pub const LOAD_BATCH_VERSIONS: usize = 100_000;
+
+/// A record of etcd's log: one entry, which etcd bounds by its `--max-request-bytes`. Bounds what a
+/// damaged length can make us allocate.
+pub const ETCD_RECORD_BYTES_MAX: u64 = 1 << 30;

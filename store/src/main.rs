@@ -24,6 +24,9 @@ fn main() -> ExitCode {
     // The allocator asks for huge pages. A few threads with many sizes of blocks fill them slowly: a
     // third of an idle store's memory was air. A kernel without the setting just uses more.
     let _ = nix::sys::prctl::set_thp_disable(true);
+    if let Some(code) = store::offline::dispatch(std::env::args_os()) {
+        return code;
+    }
     let mut args = std::env::args();
     let name = args.next().unwrap_or_default();
     let as_etcd = Path::new(&name).file_name().is_some_and(|name| name == "etcd");

@@ -170,6 +170,7 @@ impl Node {
             leases: Arc::clone(&leases),
             stopping: stop.clone(),
             slow_reads: rpc::slow_reads(),
+            snapshots: rpc::snapshot::turns(),
             chance,
             gate,
             deadline,

@@ -125,3 +125,57 @@ impl Drop for SocketFile {
         let _ = std::fs::remove_file(&self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn config() -> ListenConfig {
+        Config::in_memory("x").listen
+    }
+
+    fn url(text: &str) -> Url {
+        Url::parse(text).expect("a URL")
+    }
+
+    /// Why a place cannot be bound.
+    fn refusal(url: &Url, config: &ListenConfig) -> String {
+        Listener::bind(url, config).err().expect("it must not be bound")
+    }
+
+    #[tokio::test]
+    async fn a_port_is_one_listeners_unless_it_is_shared() {
+        let alone = config();
+        let first = Listener::bind(&url("http://127.0.0.1:0"), &alone).expect("any port");
+        let port = url(&format!("http://{}", first.address().expect("a port has an address")));
+        assert!(refusal(&port, &alone).contains("in use"));
+        drop(first);
+        let shared = ListenConfig { reuse_port: true, ..config() };
+        let first = Listener::bind(&url("http://[::1]:0"), &shared).expect("any port");
+        let port = url(&format!("http://{}", first.address().expect("a port has an address")));
+        Listener::bind(&port, &shared).expect("beside the first");
+        assert!(refusal(&port, &alone).contains("in use"));
+    }
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_answers_on_is_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let path = dir.path().join("s");
+        let place = url(&format!("unix://{}", path.display()));
+        std::fs::write(&path, "precious").expect("written");
+        assert!(refusal(&place, &config()).contains("a file is in the way"));
+        assert_eq!(std::fs::read(&path).expect("it is there"), b"precious");
+        std::fs::remove_file(&path).expect("removed");
+
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+        let listener = Listener::bind(&place, &config()).expect("in the place of a dead one");
+        assert!(refusal(&place, &config()).contains("in use"));
+        let client = UnixStream::connect(&path).await.expect("it listens");
+        let socket = listener.accept().await.expect("a connection");
+        assert_eq!(socket.remote(), "local");
+        socket.into_stream().expect("on this runtime");
+        drop((listener, client));
+        assert!(!path.exists(), "its file goes with it");
+    }
+}

@@ -27,7 +27,7 @@ Try:
 
 /// The whole text.
 pub(super) fn text() -> String {
-    let mut text = String::from(USAGE);
+    let mut text = format!("{USAGE}\n{}", crate::offline::SUMMARY);
     for (title, flags) in table::groups() {
         text.push_str(&format!("\n{title}:\n"));
         for flag in flags.iter().filter(|flag| !flag.help.is_empty()) {

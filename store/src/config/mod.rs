@@ -292,7 +292,7 @@ impl Config {
         }
         let env: Vec<(String, String)> = env.collect();
         let variable = env.iter().find(|(key, _)| key == "ETCD_CONFIG_FILE");
-        let path = given.set("config-file").or(variable.map(|(_, path)| path.as_str()));
+        let path = given.set("config-file").or_else(|| variable.map(|(_, path)| path.as_str()));
         if let Some(path) = path.filter(|path| !path.is_empty()) {
             let text = std::fs::read_to_string(path)
                 .map_err(|error| ConfigError::Invalid(format!("open {path}: {error}")))?;

@@ -42,11 +42,17 @@ pub(super) fn read(
         let wanted = budget.revisions.max(1) - history.revised.len();
         let more = if tables.first_logged().is_some_and(|first| history.next >= first) {
             let logged = tables.logged(history.next, wanted.min(128));
-            logged.into_iter().map(|logged| logged.revised).collect()
+            logged.into_iter().map(|logged| logged.revised).collect::<Vec<_>>()
         } else {
             let left = budget.bytes.saturating_sub(bytes);
             from_base(tables, history.next, compacted, wanted, left)?
         };
+        // An import may have raised the revision and compacted up to it, so that nothing is there.
+        let begins_after = more.first().is_none_or(|first| first.revision > compacted);
+        if history.next == compacted && begins_after {
+            history.next = compacted.next();
+            continue;
+        }
         if more.is_empty() {
             let lost = format!("the history lacks revision {}", history.next);
             return Err(Fault::Damaged(lost));

@@ -24,12 +24,15 @@ mod defragment;
 mod filter;
 mod history;
 mod inspect;
+mod load;
 mod memtable;
 mod meta;
+mod moment;
 mod record;
 mod shared;
 mod snapshot;
 mod tables;
+pub mod upkeep;
 mod view;
 
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
@@ -50,7 +53,9 @@ pub use self::{
     backend::Storage,
     history::{Budget, History},
     inspect::{Inspection, inspect, inspect_image},
+    load::{Facts as LoadedFacts, Loader},
     meta::Identity,
+    moment::{Moment, Retained},
     shared::Durable,
     view::{Backlog, Reader, StoreSizes, View},
 };

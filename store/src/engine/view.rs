@@ -12,6 +12,7 @@ use super::{
     backend::Home,
     defragment,
     history::{self, Budget, History},
+    moment::NOT_SWEPT,
     record::HistRow,
     shared::{Current, Durable, Shared},
 };
@@ -70,7 +71,7 @@ impl Reader {
     /// The store as of the last entry applied.
     #[must_use]
     pub fn view(&self) -> View {
-        View { current: self.shared.current() }
+        View { current: self.shared.current(), swept: NOT_SWEPT }
     }
 
     /// Whether clients must log in, as of now.
@@ -149,7 +150,9 @@ impl Reader {
 /// The store at one revision.
 #[derive(Clone)]
 pub struct View {
-    current: Current,
+    pub(super) current: Current,
+    /// Rows of versions that compaction up to here forgets are known to be gone.
+    pub(super) swept: Revision,
 }
 
 impl View {
@@ -300,7 +303,7 @@ impl View {
     }
 
     /// Visits all versions up to a revision that are still here, in order.
-    fn each_version(
+    pub(super) fn each_version(
         &self,
         upto: Revision,
         visit: &mut dyn FnMut(&HistRow<'_>) -> Result<bool, Fault>,

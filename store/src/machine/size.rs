@@ -39,12 +39,12 @@ impl Sizes {
     }
 
     /// Begins a revision.
-    pub(super) fn next_revision(&mut self) {
+    pub(crate) fn next_revision(&mut self) {
         self.dead += std::mem::take(&mut self.tombstones);
     }
 
     /// Counts a change: the bytes of the new version, and of the live one it replaces.
-    pub(super) fn change(&mut self, new: u64, replaced: Option<u64>, is_tombstone: bool) {
+    pub(crate) fn change(&mut self, new: u64, replaced: Option<u64>, is_tombstone: bool) {
         self.written += new;
         self.dead += replaced.unwrap_or(0);
         if is_tombstone {

@@ -109,8 +109,18 @@ impl<S: StateMachine> Machine<S> {
         self.applied.as_ref().map(|applied| applied.index)
     }
 
+    pub(super) fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// Whether a member needs nobody's agreement, as far as the applied entries say. Before the first
+    /// one nobody else can have been told of anything.
+    pub(super) fn is_sole_voter(&self, id: u64) -> bool {
+        self.state.membership.membership().voter_ids().all(|voter| voter == id)
+    }
+
     /// Applies one entry and returns what became of its commands.
-    fn apply_one(&mut self, entry: &Entry) -> io::Result<Vec<Outcome>> {
+    pub(super) fn apply_one(&mut self, entry: &Entry) -> io::Result<Vec<Outcome>> {
         let _guard = AbortOnPanic("applying an entry");
         let (term, index) = (entry.log_id.leader_id.term, entry.log_id.index);
         assert!(

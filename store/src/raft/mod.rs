@@ -22,12 +22,14 @@
 
 mod answers;
 mod applier;
+mod describe;
 mod handle;
 mod leadership;
 mod log_store;
 mod machine;
 mod network;
 mod propose;
+mod replay;
 mod run;
 mod types;
 
@@ -39,9 +41,11 @@ pub const LOG_TARGET: &str = "openraft";
 
 pub(crate) use answers::courier;
 pub use applier::Applier;
+pub use describe::{Described, DescribedMember, describe};
 pub use handle::{Handle, Status, Stop};
 pub use leadership::Leadership;
 pub use machine::{Checkpoint, Checkpoints, Failure, StateMachine};
 pub use propose::Unavailable;
+pub use replay::replay;
 pub use run::{RaftConfig, StartError, start};
 pub use types::Peer;

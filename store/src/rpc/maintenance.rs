@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use futures_util::stream::BoxStream;
 use proto::etcdserverpb as pb;
 use tonic::{Request, Response, Status};
 
-use super::{Caller, Member, read_error, status};
+use super::{Caller, Member, read_error, snapshot, status};
 use crate::command::{Alarm, AlarmKind, Command, MemberId, Response as Answer, Revision};
 use crate::machine::auth::needs::Need;
 
@@ -133,13 +132,13 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         Ok(Response::new(pb::HashResponse { header: Some(self.0.header(revision)), hash }))
     }
 
-    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
+    type SnapshotStream = snapshot::Blobs;
 
     async fn snapshot(
         &self,
         _: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
-        Err(status::not_built("Snapshot"))
+        snapshot::stream(&self.0).map(Response::new)
     }
 
     /// To itself a member can always hand over; there is nobody else. As in etcd without a header.

@@ -23,6 +23,7 @@ mod maintenance;
 pub(crate) mod queue;
 mod router;
 mod rows;
+pub(crate) mod snapshot;
 pub(crate) mod status;
 mod unary;
 mod watch;
@@ -71,6 +72,8 @@ pub(crate) struct Member {
     pub(crate) left_queues: mpsc::Sender<queue::Left>,
     pub(crate) stopping: CancellationToken,
     pub(crate) slow_reads: Arc<Semaphore>,
+    /// Snapshots being sent.
+    pub(crate) snapshots: Arc<Semaphore>,
     pub(crate) chance: Chance,
     pub(crate) gate: Arc<Gate>,
     /// How long a request may wait for an answer.

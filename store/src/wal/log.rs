@@ -68,7 +68,7 @@ pub fn lock(index: &Mutex<Index>) -> MutexGuard<'_, Index> {
     index.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn name_of(number: u64) -> String {
+pub(super) fn name_of(number: u64) -> String {
     format!("{number:016x}{SUFFIX}")
 }
 
@@ -79,7 +79,7 @@ pub fn number_of(name: &str) -> Option<u64> {
 }
 
 /// Turns an error of the disk into a fault that says what was being done to which file.
-fn fault<'a>(
+pub(super) fn fault<'a>(
     disk: &'a dyn Disk,
     action: &'static str,
     name: &'a str,
@@ -396,10 +396,10 @@ impl Preparation {
 }
 
 /// A segment's header, and its open file.
-type Found = (SegmentHeader, Arc<dyn File>);
+pub(super) type Found = (SegmentHeader, Arc<dyn File>);
 
 /// Opens all segments and checks that their headers belong together.
-fn read_headers(disk: &dyn Disk, config: &Config, numbers: &[u64]) -> Result<Vec<Found>, Fault> {
+pub(super) fn read_headers(disk: &dyn Disk, config: &Config, numbers: &[u64]) -> Result<Vec<Found>, Fault> {
     let mut headers: Vec<Found> = Vec::new();
     for number in numbers {
         let name = name_of(*number);
@@ -437,7 +437,7 @@ fn read_headers(disk: &dyn Disk, config: &Config, numbers: &[u64]) -> Result<Vec
 }
 
 /// Folds one segment into the index and judges its end.
-fn read_segment(
+pub(super) fn read_segment(
     disk: &dyn Disk,
     name: &str,
     header: &SegmentHeader,
@@ -473,7 +473,7 @@ fn read_segment(
     }
 }
 
-fn wipe(file: &dyn File, from: u64, until: u64) -> io::Result<()> {
+pub(super) fn wipe(file: &dyn File, from: u64, until: u64) -> io::Result<()> {
     let bytes = usize::try_from(until - from).expect("a torn write was once a buffer");
     file.write_at(from, &vec![0; bytes])?;
     file.sync()

@@ -28,6 +28,7 @@ pub mod disk;
 pub mod dump;
 pub mod index;
 pub mod log;
+pub mod mend;
 pub mod memory;
 pub mod record;
 pub mod segment;

@@ -9,6 +9,8 @@ mod gateway;
 mod hello;
 mod hygiene;
 mod metrics;
+mod offline;
 mod ops;
 mod security;
+mod snapshot;
 mod tidy;
