@@ -32,6 +32,12 @@ use crate::{
     limits::{BUCKET_KEYS_MAX, BUCKETS_PER_STORE},
 };
 
+/// Counts the keys of a part of a bucket.
+pub(super) type Walk<'a> = &'a dyn Fn(&KeyRange) -> Result<u64, Fault>;
+
+/// Finds the key of a bucket that so many come before.
+pub(super) type Median<'a> = &'a dyn Fn(&KeyRange, u64) -> Result<Option<Bytes>, Fault>;
+
 #[derive(Clone, Debug)]
 pub(super) struct Counts {
     /// Where buckets begin, ascending; the first is the empty key.
@@ -89,11 +95,7 @@ impl Counts {
     }
 
     /// Counts the live keys of a range; `walk` counts those of a part of a bucket.
-    pub(super) fn count(
-        &self,
-        range: &KeyRange,
-        walk: &dyn Fn(&KeyRange) -> Result<u64, Fault>,
-    ) -> Result<u64, Fault> {
+    pub(super) fn count(&self, range: &KeyRange, walk: Walk<'_>) -> Result<u64, Fault> {
         let start = match range {
             _ if range.is_empty() => return Ok(0),
             KeyRange::Key(_) => return walk(range),
@@ -136,11 +138,7 @@ impl Counts {
 
     /// Notes the changes of a revision. `median` finds the middle key of a bucket, given its range
     /// and half its keys, in the state after that revision.
-    pub(super) fn note(
-        &mut self,
-        revised: &Revised,
-        median: &dyn Fn(&KeyRange, u64) -> Result<Option<Bytes>, Fault>,
-    ) -> Result<(), Fault> {
+    pub(super) fn note(&mut self, revised: &Revised, median: Median<'_>) -> Result<(), Fault> {
         let mut overfull = Vec::new();
         for event in &revised.events {
             match event.growth() {
@@ -188,11 +186,7 @@ impl Counts {
     }
 
     /// Halves the bucket of a key for as long as it is too full.
-    fn split(
-        &mut self,
-        key: &[u8],
-        median: &dyn Fn(&KeyRange, u64) -> Result<Option<Bytes>, Fault>,
-    ) -> Result<(), Fault> {
+    fn split(&mut self, key: &[u8], median: Median<'_>) -> Result<(), Fault> {
         loop {
             let bucket = self.bucket(key);
             let keys = self.live[bucket];
