@@ -14,7 +14,7 @@
 //! write that was never acknowledged; anything else that does not add up is damage.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, BufReader, Read as _},
     path::{Path, PathBuf},
@@ -74,7 +74,7 @@ pub fn read(directory: &Path, applied: u64) -> Result<LogSummary, LogError> {
     for (nth, path) in files.iter().enumerate() {
         log.file(path, nth + 1 == files.len())?;
     }
-    log.summary.unapplied = log.changing.into_keys().next();
+    log.summary.unapplied = log.changing.first().copied();
     Ok(log.summary)
 }
 
@@ -84,7 +84,7 @@ struct Log {
     crc: u32,
     summary: LogSummary,
     /// Entries beyond the applied one that change something.
-    changing: BTreeMap<u64, ()>,
+    changing: BTreeSet<u64>,
 }
 
 /// How reading a frame ended.
@@ -184,10 +184,10 @@ impl Log {
                 _ => {}
             }
         }
-        self.changing.split_off(&index);
+        drop(self.changing.split_off(&index));
         self.summary.last = index;
         if index > self.applied && (kind != NORMAL || !is_empty) {
-            self.changing.insert(index, ());
+            self.changing.insert(index);
         }
         Ok(())
     }

@@ -84,8 +84,9 @@ pub struct Image<S> {
 
 /// A digest's length; a backup's file part is a multiple of 512, so the rest tells.
 const DIGEST: u64 = 32;
-/// The sizes of pages that the other program tries, as powers of two of a kibibyte.
-const PAGE_SIZES: std::ops::RangeInclusive<u32> = 0..=14;
+/// The smallest page that the other program looks for, and how often it doubles that.
+const SMALLEST: u64 = 1024;
+const LARGER: u32 = 14;
 
 impl<S: Source> Image<S> {
     /// Finds the meta pages and checks that the file is as long as they say.
@@ -270,30 +271,20 @@ fn newest_meta(source: &impl Source, body: u64) -> Option<Meta> {
             .flatten()
     };
     let sane = |meta: &Meta| {
-        meta.page_size.is_power_of_two() && PAGE_SIZES.contains(&(meta.page_size >> 10).ilog2_or())
+        let size = u64::from(meta.page_size);
+        size.is_power_of_two() && (SMALLEST..=SMALLEST << LARGER).contains(&size)
     };
     let first = read(0).filter(sane);
     let second = match &first {
         Some(first) => read(u64::from(first.page_size)),
-        None => PAGE_SIZES
-            .map(|size| 1024_u64 << size)
+        None => (0..=LARGER)
+            .map(|doubled| SMALLEST << doubled)
             .find_map(|size| read(size).filter(|meta| u64::from(meta.page_size) == size)),
     };
     let second = second
         .filter(sane)
         .filter(|second| first.is_none_or(|first| first.page_size == second.page_size));
     [first, second].into_iter().flatten().max_by_key(|meta| meta.transaction)
-}
-
-/// A logarithm that is outside of every range for zero.
-trait Ilog2Or {
-    fn ilog2_or(self) -> u32;
-}
-
-impl Ilog2Or for u32 {
-    fn ilog2_or(self) -> u32 {
-        self.checked_ilog2().unwrap_or(u32::MAX)
-    }
 }
 
 /// A bit for each page: met or not.

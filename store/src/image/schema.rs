@@ -282,7 +282,9 @@ pub(super) fn read_user(bytes: &[u8]) -> Result<User, Malformed> {
         match field? {
             (1, value) => user.name = value.text()?,
             (2, value) => user.hash = PasswordHash(Bytes::copy_from_slice(value.bytes()?)),
-            (3, value) => drop(user.roles.insert(value.text()?)),
+            (3, value) => {
+                user.roles.insert(value.text()?);
+            }
             (4, value) => {
                 for option in Fields(value.bytes()?) {
                     if let (1, value) = option? {

@@ -256,7 +256,8 @@ fn damage_is_refused_or_harmless() {
                 // Headers and elements, where lengths and links are.
                 let page = random.below(sound.len() / 4096) * 4096;
                 let at = page + random.below(120);
-                file[at] = file[at].wrapping_add(1 + random.below(255) as u8);
+                let change = u8::try_from(1 + random.below(255)).expect("a byte");
+                file[at] = file[at].wrapping_add(change);
             }
             2 => {
                 let at = random.below(sound.len());

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{BufWriter, Write as _},
     os::unix::fs::OpenOptionsExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::Args;
@@ -54,7 +54,7 @@ impl Export {
     }
 
     /// For the owner's eyes only: what is stored may be secret.
-    fn write(&self, export: &image::Export, part: &PathBuf) -> Result<(), Failure> {
+    fn write(&self, export: &image::Export, part: &Path) -> Result<(), Failure> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(part)?;

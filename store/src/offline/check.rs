@@ -1,6 +1,11 @@
 //! Looking after a data directory: does it add up, what is in it, and less of it on the disk.
 
-use std::{fs::File, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc};
+use std::{
+    fs::File,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 
@@ -228,7 +233,7 @@ pub(super) struct DumpDb {
 impl DumpDb {
     pub(super) fn run(self, context: &Context) -> Result<(), Failure> {
         match (&self.file, &self.data_dir) {
-            (Some(file), None) => self.image(&file.clone()),
+            (Some(file), None) => self.image(file),
             (None, Some(data_dir)) => {
                 let dir = DataDir { data_dir: data_dir.clone(), wal_dir: None };
                 self.database(&dir, context)
@@ -254,7 +259,7 @@ impl DumpDb {
         printed
     }
 
-    fn image(&self, file: &PathBuf) -> Result<(), Failure> {
+    fn image(&self, file: &Path) -> Result<(), Failure> {
         let image = restore::open(file)?;
         let bucket = self.table.as_bytes();
         if !Bucket::ALL.contains(&bucket) {

@@ -71,7 +71,7 @@ enum Action {
     #[command(subcommand)]
     Snapshot(Snapshot),
     /// Makes a data directory from etcd's backup or from etcd's stopped data directory
-    Import(restore::Import),
+    Import(Box<restore::Import>),
     /// Writes a stopped data directory as a backup that etcd can restore
     Export(backup::Export),
     /// Checks the log and the database of a stopped data directory
@@ -91,7 +91,7 @@ enum Action {
 #[derive(Debug, Subcommand)]
 enum Snapshot {
     /// Makes a data directory from a backup
-    Restore(restore::Restore),
+    Restore(Box<restore::Restore>),
     /// Prints what a backup holds, after checking all of it
     Status(backup::Status),
 }
