@@ -69,6 +69,15 @@ fn python_over_grpc() {
 }
 
 #[test]
+fn python_saves_a_snapshot() {
+    session("clients::python_saves_a_snapshot", "python", 1, |client, endpoint| {
+        let mut command = python(client, "over_grpc.py", endpoint);
+        command.arg("snapshot");
+        command
+    });
+}
+
+#[test]
 fn python_over_the_gateway() {
     session("clients::python_over_the_gateway", "python", 7, |client, endpoint| {
         python(client, "over_gateway.py", endpoint)

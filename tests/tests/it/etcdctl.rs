@@ -78,6 +78,7 @@ scripts!(
     auth,
     mirror,
     check,
+    snapshot,
     permissions,
 );
 
