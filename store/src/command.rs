@@ -325,7 +325,7 @@ pub enum Command {
     /// A command and who sent it; so every command comes while logging in is required.
     Sent {
         by: Sender,
-        command: Box<Command>,
+        command: Box<Self>,
     },
 }
 

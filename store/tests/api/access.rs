@@ -1,7 +1,7 @@
 //! Who may do what, asked of a whole node: keys in every shape and place, leases, tokens,
 //! passwords, certificates, and switching it all on and off.
 //!
-//! Alice reads `r…`, writes `w…`, does both with `k` and `z`; nobody but root has anything to do with
+//! Alice reads `r…`, writes `w…`, does both with `b` and `k`; nobody but root has anything to do with
 //! `secret`. Mallory has logged in and has no role.
 
 use std::time::{Duration, Instant};
@@ -143,7 +143,7 @@ async fn set_up(world: &World) {
         ("two", Read, "r5", "s"),
         ("one", Write, "w", "x"),
         ("two", Readwrite, "k", ""),
-        ("two", Readwrite, "z", ""),
+        ("two", Readwrite, "b", ""),
     ] {
         auth.role_grant_permission(permit(role, kind, key, end)).await.expect("permitted");
     }
@@ -253,7 +253,7 @@ async fn a_step_is_judged_alike_wherever_it_is() {
         }
         for mut txn in places(&op(step.clone())) {
             // Something she may do stands before it, and is not done if the rest may not be.
-            txn.success.insert(0, op(RequestPut(put("z", "changed"))));
+            txn.success.insert(0, op(RequestPut(put("b", "changed"))));
             let before = guarded.revision().await;
             let answer = guarded.txn(ALICE, txn.clone()).await;
             if allowed {

@@ -94,7 +94,7 @@ fn calls() -> Vec<(&'static str, Vec<u8>, Who)> {
     let named = |service: &str, method: &str| -> &'static str {
         Box::leak(format!("/etcdserverpb.{service}/{method}").into_boxed_str())
     };
-    let mut calls = kv.to_vec();
+    let mut calls = [&kv[..], &locks].concat();
     let rest = [
         ("Lease", lease.to_vec()),
         ("Cluster", cluster.to_vec()),
@@ -106,7 +106,6 @@ fn calls() -> Vec<(&'static str, Vec<u8>, Who)> {
             methods.into_iter().map(|(name, bytes, who)| (named(service, name), bytes, who)),
         );
     }
-    calls.extend(locks);
     assert!(calls.iter().all(|(.., who)| [Everybody, Users, Role, Root].contains(who)));
     calls
 }
