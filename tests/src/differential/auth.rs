@@ -118,7 +118,12 @@ pub(super) async fn ask(line: Line, step: &AuthStep) -> Result<(Answer, Option<S
             told!(user_revoke_role, pb::AuthUserRevokeRoleRequest { name, role })
         }
         AuthStep::RoleAdd(name) => told!(role_add, pb::AuthRoleAddRequest { name }),
-        AuthStep::RoleGet(role) => told!(role_get, pb::AuthRoleGetRequest { role }),
+        AuthStep::RoleGet(role) => {
+            let mut answer = client.role_get(pb::AuthRoleGetRequest { role }).await?.into_inner();
+            // etcd sorts them by key alone: differences.md.
+            answer.perm.sort_by(|a, b| (&a.key, &a.range_end).cmp(&(&b.key, &b.range_end)));
+            (answer.header.take(), format!("{answer:?}"))
+        }
         AuthStep::RoleList => told!(role_list, pb::AuthRoleListRequest {}),
         AuthStep::RoleDelete(role) => told!(role_delete, pb::AuthRoleDeleteRequest { role }),
         AuthStep::Permit(name, perm) => {
