@@ -48,7 +48,8 @@ fn script(name: &str) {
         return;
     }
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
-    let server = Server::start(program(), &dir.path().join("data"), &[]);
+    // Scripts about users log in with nearly every command.
+    let server = Server::start(program(), &dir.path().join("data"), &["--bcrypt-cost=4"]);
     let mut runner = Runner { server, twin: None, dir, watch: None, leases: Vec::new() };
     let path = format!("{}/tests/it/etcdctl/{name}.script", env!("CARGO_MANIFEST_DIR"));
     goldenscript::run(&mut runner, path).expect("the script's answers match");
