@@ -195,7 +195,10 @@ impl Member {
 
 /// Refuses a log and data that do not meet: entries between them are lost, or one of the two is
 /// not the one that belongs here.
-pub(super) fn check_they_meet<S: StateMachine>(wal: &Wal, machine: &Machine<S>) -> Result<(), StartError> {
+pub(super) fn check_they_meet<S: StateMachine>(
+    wal: &Wal,
+    machine: &Machine<S>,
+) -> Result<(), StartError> {
     let state = wal.state();
     let last = state.last.map_or(0, |last| last.index);
     let applied = machine.applied().unwrap_or(0);

@@ -399,7 +399,11 @@ impl Preparation {
 pub(super) type Found = (SegmentHeader, Arc<dyn File>);
 
 /// Opens all segments and checks that their headers belong together.
-pub(super) fn read_headers(disk: &dyn Disk, config: &Config, numbers: &[u64]) -> Result<Vec<Found>, Fault> {
+pub(super) fn read_headers(
+    disk: &dyn Disk,
+    config: &Config,
+    numbers: &[u64],
+) -> Result<Vec<Found>, Fault> {
     let mut headers: Vec<Found> = Vec::new();
     for number in numbers {
         let name = name_of(*number);

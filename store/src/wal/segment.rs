@@ -209,7 +209,11 @@ pub fn scan(
 }
 
 /// The header of the record at `offset`, if one is there whose checksum holds.
-pub(super) fn sound_at(source: &mut impl Source, offset: u64, seed: u32) -> io::Result<Option<Header>> {
+pub(super) fn sound_at(
+    source: &mut impl Source,
+    offset: u64,
+    seed: u32,
+) -> io::Result<Option<Header>> {
     let Some(found) = Header::parse(source.fetch(offset, HEADER)?) else { return Ok(None) };
     if found.span() as u64 > source.size().saturating_sub(offset) {
         return Ok(None);

@@ -154,7 +154,8 @@ fn words_of_the_wire_stay_at_the_edge() {
             offences.extend(uses(&path, &text, &["\"etcdserver: "]));
         }
         // The log's filter names the crate whose chatter it turns down.
-        let knows_raft = name.starts_with("store/src/raft/") || name.starts_with("store/src/logging/");
+        let knows_raft =
+            name.starts_with("store/src/raft/") || name.starts_with("store/src/logging/");
         if name.starts_with("store/src/") && !knows_raft {
             offences.extend(uses(&path, &text, &["openraft"]));
         }
