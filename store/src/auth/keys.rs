@@ -50,9 +50,8 @@ impl Keys {
         private: Option<&[u8]>,
         public: Option<&[u8]>,
     ) -> Result<Self, KeyError> {
-        PROVIDER.install_default().unwrap_or_else(|_| {
-            // A program that embeds several stores, or that has a provider of its own.
-        });
+        // Refused where there is one already: in a program that embeds several stores.
+        let _ = PROVIDER.install_default();
         if algorithm.family() == AlgorithmFamily::Hmac {
             let secret = private.filter(|secret| !secret.is_empty()).ok_or(KeyError::Missing)?;
             let sign = Some(EncodingKey::from_secret(secret));
