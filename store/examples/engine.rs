@@ -120,7 +120,7 @@ impl Bench {
         let view = self.engine.reader().view();
         let mut page = RangeQuery::new(KeyRange::all());
         page.limit = 500;
-        let mut ask = |what: &str, query: &RangeQuery| {
+        let ask = |what: &str, query: &RangeQuery| {
             timed(what, 20, || (0..20).try_for_each(|_| view.range(query).map(drop)))
         };
         ask("page of 500 with the count of all", &page)?;

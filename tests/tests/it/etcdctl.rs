@@ -116,7 +116,7 @@ impl Runner {
         let twin = self.twin.as_ref().map_or("", |twin| &twin.endpoint);
         for word in words(args) {
             let lease = self.leases.iter().find(|(name, _)| word == format!("@{name}"));
-            let word = lease.map_or(word.clone(), |(_, id)| id.clone());
+            let word = lease.map_or_else(|| word.clone(), |(_, id)| id.clone());
             let dir = self.dir.path().display().to_string();
             command.arg(word.replace("@DIR", &dir).replace("@TWIN", twin));
         }
@@ -173,7 +173,7 @@ impl Runner {
         command.args(["snapshot", "status", "-w", "json"]).arg(&path);
         let status = self.finish(command, "")?;
         // The hash is of the file, which is laid out as each server likes.
-        let hash = status.find("\"hash\":").ok_or(status.clone())?;
+        let hash = status.find("\"hash\":").ok_or_else(|| status.clone())?;
         let end = status[hash..].find(',').map_or(status.len(), |end| hash + end);
         text.push_str(&status.replace(&status[hash..end], "\"hash\":*"));
         Ok(text)
