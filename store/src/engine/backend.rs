@@ -1,6 +1,6 @@
 //! Where the database lives: files on some disk, and how they come to it gently.
 //!
-//! The seam is the log's own, [`wal::Disk`]: a real directory in production, memory for a volatile
+//! The seam is the log's own, [`crate::wal::Disk`]: a real directory in production, memory for a volatile
 //! store, and in tests a disk that loses what was not synced. One implementation of redb's
 //! `StorageBackend` stands on it.
 //!

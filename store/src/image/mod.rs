@@ -11,8 +11,8 @@
 //!                        └──── etcd_log: has etcd applied all of its own log?
 //! ```
 //!
-//! - [`page`], [`tree`], [`write`], [`read`] know bbolt and nothing of etcd; [`schema`] and [`wire`]
-//!   know what etcd puts into it; [`export`] and [`import`] know the store.
+//! - [`page`], [`tree`], [`mod@write`], [`read`] know bbolt and nothing of etcd; [`schema`] and [`wire`]
+//!   know what etcd puts into it; [`mod@export`] and [`mod@import`] know the store.
 //! - Writing streams: a first pass over the versions only counts, because the length and the root
 //!   stand in front of the file and are told to clients beforehand. Memory is a page per level.
 //! - Reading trusts nothing: see [`read`].

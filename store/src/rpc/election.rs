@@ -1,4 +1,4 @@
-//! The Election service: [`queue`](super::queue), the first in it leads.
+//! The Election service: [`queue`], the first in it leads.
 //!
 //! The leader's key holds what it proclaims. `Observe` tells each leader and each proclamation, in
 //! order, for as long as the client listens.

@@ -1,4 +1,4 @@
-//! The Lock service: [`queue`](super::queue), one holder at a time.
+//! The Lock service: [`queue`], one holder at a time.
 //!
 //! The answer to Lock is the key that stands for holding it. It is held until that key is deleted,
 //! by Unlock or by the end of its lease; a holder fences its writes with a comparison on the key.

@@ -3,7 +3,7 @@
 //! A call is turned into the gRPC call it stands for, in this process: JSON is read into the wire
 //! form of the request ([`read`]), the call goes through the same router and the same services as
 //! one that came over gRPC, counters and permissions included, and the wire form of the answer is
-//! written as JSON ([`write`]). Messages are known by their descriptors, so there is no code for
+//! written as JSON ([`mod@write`]). Messages are known by their descriptors, so there is no code for
 //! any one RPC here; [`paths`] says which path is which. What etcd's gateway does with odd input is
 //! done here too, since scripts came to rely on it.
 //!
