@@ -6,6 +6,7 @@
 //! feeds it (`README.md` says how). A failing seed is the whole bug report.
 
 pub mod config;
+pub mod files;
 pub mod gateway;
 pub mod log_segment;
 pub mod permissions;
