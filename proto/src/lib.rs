@@ -37,7 +37,9 @@ pub mod v3electionpb {
 }
 
 mod codec;
+mod raw;
 pub use codec::Codec;
+pub use raw::Raw;
 
 /// All messages and services, as an encoded `FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -34,6 +34,7 @@ pub mod config;
 pub mod limits;
 
 mod histogram;
+mod varint;
 
 pub mod command;
 pub mod fault;
@@ -57,6 +58,7 @@ mod rpc;
 mod http;
 mod listen;
 mod metered;
+mod pings;
 pub mod logging;
 mod metrics;
 mod slow;

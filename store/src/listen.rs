@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::{CONNECTIONS_MAX, TLS_HANDSHAKE_DEADLINE};
 use crate::metered::{Greeting, Metered};
+use crate::pings::watched::Watched;
 use crate::raft::courier;
 use crate::rpc::{Connections, Router, Surface};
 use crate::socket::{Listener, Socket, Stream};
@@ -215,7 +216,10 @@ impl Drop for Leaving {
 async fn serve(arrival: Arrival, router: Arc<Router>, tasks: Tasks, stop: CancellationToken) {
     let surface = arrival.surface;
     match arrival.transport {
-        Transport::Pipe(pipe) => speak(pipe, router, Origin::plain(surface), tasks, stop).await,
+        Transport::Pipe(pipe) => {
+            let origin = Origin { counts_pings: false, ..Origin::plain(surface) };
+            speak(pipe, router, origin, tasks, stop).await;
+        }
         Transport::Socket(socket, tls) => {
             let remote = tls.is_some().then(|| socket.remote());
             let socket = match socket.into_stream() {
@@ -228,7 +232,10 @@ async fn serve(arrival: Arrival, router: Arc<Router>, tasks: Tasks, stop: Cancel
             let Some(secured) = shake_hands(&tls, socket, remote.as_deref()).await else { return };
             let chain = secured.get_ref().1.peer_certificates();
             let peer = chain.and_then(PeerCertificate::new);
-            let origin = Origin { surface, secure: true, peer };
+            // Where HTTP shares the port, etcd leaves HTTP/2 over TLS to Go's server, which counts
+            // no pings.
+            let counts_pings = surface == Surface::Grpc;
+            let origin = Origin { surface, secure: true, peer, counts_pings };
             speak(secured, router, origin, tasks, stop).await;
         }
     }
@@ -265,11 +272,13 @@ struct Origin {
     secure: bool,
     /// Who the client has proved to be.
     peer: Option<PeerCertificate>,
+    /// Whether it may ping too often.
+    counts_pings: bool,
 }
 
 impl Origin {
     fn plain(surface: Surface) -> Self {
-        Self { surface, secure: false, peer: None }
+        Self { surface, secure: false, peer: None, counts_pings: surface.serves_grpc() }
     }
 }
 
@@ -297,9 +306,10 @@ async fn speak(
         .keep_alive_interval(keepalive.interval)
         .keep_alive_timeout(keepalive.timeout);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_DEADLINE);
-    let Origin { surface, secure, peer } = origin;
+    let Origin { surface, secure, peer, counts_pings } = origin;
     let greeting = Greeting::default();
     let io = Metered::new(io, Arc::clone(router.metrics()), greeting.clone());
+    let io = Watched::new(io, counts_pings.then_some(keepalive.min_time));
     let greeted = greeting.clone();
     let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
         greeted.given();

@@ -13,6 +13,9 @@ use super::{
     telling, tls, urls,
 };
 
+/// What gRPC takes for the shortest time between a client's pings when nothing is said.
+const PING_MIN_TIME_UNSET: Duration = Duration::from_secs(5 * 60);
+
 /// Checks everything, and tells what is worth a warning.
 pub(super) fn with_warnings(mut given: Given) -> Result<(Config, Vec<String>), ConfigError> {
     let config = everything(&given)?;
@@ -136,7 +139,14 @@ fn listen(given: &Given) -> Result<ListenConfig, ConfigError> {
             "TLS key/cert (--cert-file, --key-file) must be provided for {url}"
         )));
     }
-    let interval = Some(given.time("grpc-keepalive-interval")).filter(|time| !time.is_zero());
+    let keepalive = KeepaliveConfig {
+        interval: Some(given.time("grpc-keepalive-interval")).filter(|time| !time.is_zero()),
+        timeout: given.time("grpc-keepalive-timeout"),
+        min_time: match given.time("grpc-keepalive-min-time") {
+            Duration::ZERO => PING_MIN_TIME_UNSET,
+            min_time => min_time,
+        },
+    };
     Ok(ListenConfig {
         client_urls,
         client_http_urls,
@@ -144,31 +154,19 @@ fn listen(given: &Given) -> Result<ListenConfig, ConfigError> {
         metrics_urls,
         tls,
         max_concurrent_streams: given.number("max-concurrent-streams")?,
-        keepalive: KeepaliveConfig { interval, timeout: given.time("grpc-keepalive-timeout") },
+        keepalive,
         reuse_port: given.switch("socket-reuse-port"),
         reuse_address: given.switch("socket-reuse-address"),
     })
 }
 
 fn http(given: &Given) -> Result<HttpConfig, ConfigError> {
-    let cors = match given.text("cors") {
-        "" | "*" => Allowed::Any,
-        list => {
-            let origins = list.split(',').map(str::trim);
-            let origins = origins.map(|origin| match origin.split_once("://") {
-                Some(("http" | "https", host)) if !host.is_empty() && !host.contains('/') => {
-                    Ok(origin.to_owned())
-                }
-                _ => Err(invalid(format!("--cors: {origin:?} is not like https://example.com"))),
-            });
-            Allowed::Only(origins.collect::<Result<_, _>>()?)
-        }
-    };
+    let cors = Allowed::origins(given.text("cors"));
     let hosts = given.list("host-whitelist");
     let any = hosts.is_empty() || hosts.iter().any(|host| host == "*");
     Ok(HttpConfig {
         gateway: given.switch("enable-grpc-gateway"),
-        cors,
+        cors: cors.expect("lists of origins are checked when they are given"),
         hosts: if any { Allowed::Any } else { Allowed::Only(hosts.into_iter().collect()) },
         metrics_extensive: given.text("metrics") == "extensive",
     })

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::table::{self, Flag, Kind, Meaning};
-use super::{ConfigError, Url, duration};
+use super::{Allowed, ConfigError, FeatureGates, Url, duration};
 
 /// The way an option came, for messages.
 #[derive(Clone, Copy)]
@@ -33,6 +33,9 @@ pub(super) struct Given {
     pub(super) warnings: Vec<String>,
     /// `-h` or `--help`.
     pub(super) help: bool,
+    /// What was asked for, so that a test finds a flag that nobody asks for.
+    #[cfg(test)]
+    pub(super) asked: std::cell::RefCell<std::collections::BTreeSet<String>>,
 }
 
 impl Given {
@@ -43,12 +46,18 @@ impl Given {
 
     /// The value given, if any was and it is not empty.
     pub(super) fn set(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.value(name).filter(|value| !value.is_empty())
     }
 
     /// The value given even if it is empty, or the table's default.
     pub(super) fn text_or_empty(&self, name: &str) -> &str {
-        self.values.get(name).map_or_else(|| line(name).default, String::as_str)
+        self.value(name).unwrap_or_else(|| line(name).default)
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        #[cfg(test)]
+        self.asked.borrow_mut().insert(name.to_owned());
+        self.values.get(name).map(String::as_str)
     }
 
     /// Whether nothing but this was given.
@@ -227,8 +236,15 @@ fn line(name: &str) -> &'static Flag {
 /// Whether a value looks as it must, or what is wrong with it.
 fn shape(flag: &Flag, value: &str) -> Result<(), String> {
     let fits = match flag.kind {
+        Kind::Text | Kind::List if flag.name == "feature-gates" => {
+            return FeatureGates::parse(value).map(drop);
+        }
+        Kind::Text | Kind::List if flag.name == "cors" => return Allowed::origins(value).map(drop),
         Kind::Text | Kind::List => true,
         Kind::Switch => go_bool(value).is_some(),
+        Kind::Count | Kind::Integer if is_too_large(value) => {
+            return Err("value out of range".to_owned());
+        }
         Kind::Count => go_integer(value).is_some_and(|number| number >= 0),
         Kind::Integer => go_integer(value).is_some(),
         Kind::Time => duration::parse(value).is_some(),
@@ -238,6 +254,13 @@ fn shape(flag: &Flag, value: &str) -> Result<(), String> {
         Kind::Choice(all) => return Err(format!("it must be one of {}", all.join(", "))),
     };
     if fits { Ok(()) } else { Err("parse error".to_owned()) }
+}
+
+/// Whether a value is a number, only beyond 64 bits.
+fn is_too_large(value: &str) -> bool {
+    let digits = value.strip_prefix('-').unwrap_or(value);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && go_integer(value).is_none() && digits.len() > 18
 }
 
 /// Whether two values of a flag mean the same.

@@ -95,23 +95,33 @@ const fn line(gate: Gate, name: &'static str, stage: Stage, idle: Option<&'stati
 
 /// The value of every gate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FeatureGates(BTreeMap<Gate, bool>);
+pub struct FeatureGates {
+    gates: BTreeMap<Gate, bool>,
+    /// Whether all of a stage were asked for, under the names of [`ALL`].
+    all: [bool; ALL.len()],
+}
+
+/// The names that stand for all gates of a stage.
+const ALL: [(&str, Stage); 2] = [("AllAlpha", Stage::Alpha), ("AllBeta", Stage::Beta)];
 
 impl Default for FeatureGates {
     fn default() -> Self {
-        Self(GATES.iter().map(|line| (line.gate, line.stage == Stage::Beta)).collect())
+        let gates = GATES.iter().map(|line| (line.gate, line.stage == Stage::Beta)).collect();
+        Self { gates, all: [false; ALL.len()] }
     }
 }
 
 impl FeatureGates {
     /// Whether a gate is on.
     pub fn enabled(&self, gate: Gate) -> bool {
-        self.0.get(&gate).copied().unwrap_or(false)
+        self.gates.get(&gate).copied().unwrap_or(false)
     }
 
-    /// Every gate with its etcd name, stage and value, sorted by name.
+    /// Every gate with its etcd name, stage and value, sorted by name; before them the two names
+    /// that stand for all of a stage.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, Stage, bool)> {
-        GATES.iter().map(|line| (line.name, line.stage, self.enabled(line.gate)))
+        let all = ALL.into_iter().zip(self.all).map(|((name, stage), on)| (name, stage, on));
+        all.chain(GATES.iter().map(|line| (line.name, line.stage, self.enabled(line.gate))))
     }
 
     /// Reads `name=bool,name=bool`; the error is etcd's.
@@ -129,16 +139,17 @@ impl FeatureGates {
         }
         let mut gates = Self::default();
         // A gate by its own name outdoes the two that stand for many, in whatever order they came.
-        for (all, stage) in [("AllAlpha", Stage::Alpha), ("AllBeta", Stage::Beta)] {
+        for (nth, (all, stage)) in ALL.into_iter().enumerate() {
             let Some(on) = asked.remove(all) else { continue };
+            gates.all[nth] = on;
             for line in GATES.iter().filter(|line| line.stage == stage) {
-                gates.0.insert(line.gate, on);
+                gates.gates.insert(line.gate, on);
             }
         }
         for (name, on) in asked {
             let line = GATES.iter().find(|line| line.name == name);
             let line = line.ok_or_else(|| format!("unrecognized feature gate: {name}"))?;
-            gates.0.insert(line.gate, on);
+            gates.gates.insert(line.gate, on);
         }
         Ok(gates)
     }

@@ -119,13 +119,15 @@ pub struct ListenConfig {
     pub reuse_address: bool,
 }
 
-/// Pings to clients that have said nothing for a while.
+/// Pings: to clients that have said nothing for a while, and from clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepaliveConfig {
     /// Silence before a ping; `None` is never.
     pub interval: Option<Duration>,
     /// Silence after it that ends the connection.
     pub timeout: Duration,
+    /// How long a client has to wait between pings of its own.
+    pub min_time: Duration,
 }
 
 /// HTTP beside gRPC.
@@ -151,6 +153,21 @@ pub enum Allowed {
 }
 
 impl Allowed {
+    /// Reads a list of origins, as browsers name them.
+    fn origins(list: &str) -> Result<Self, String> {
+        if matches!(list, "" | "*") {
+            return Ok(Self::Any);
+        }
+        let origins = list.split(',').map(str::trim);
+        let origins = origins.map(|origin| match origin.split_once("://") {
+            Some(("http" | "https", host)) if !host.is_empty() && !host.contains('/') => {
+                Ok(origin.to_owned())
+            }
+            _ => Err(format!("{origin:?} is not like https://example.com")),
+        });
+        origins.collect::<Result<_, _>>().map(Self::Only)
+    }
+
     /// Whether a name is among them.
     pub fn allows(&self, name: &str) -> bool {
         match self {
@@ -329,3 +346,5 @@ fn invalid(reason: impl Into<String>) -> ConfigError {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod whole;

@@ -158,11 +158,11 @@ const LISTENING: &[Flag] = &[
         "How often idle clients are pinged; 0: never.",
     ),
     works("grpc-keepalive-timeout", "20s", Time, "How long a ping may stay unanswered."),
-    idle(
+    works(
         "grpc-keepalive-min-time",
         "5s",
         Time,
-        "pings cost next to nothing here, so none is too many",
+        "Clients that ping more often are sent away, not over TLS; 0: gRPC's five minutes.",
     ),
     idle("raft-read-timeout", "5s", Time, NO_PEER),
     idle("raft-write-timeout", "5s", Time, NO_PEER),

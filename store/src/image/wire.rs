@@ -5,6 +5,8 @@
 //! functions, reading one iterator. Unknown fields are passed over, as protobuf demands, so that a
 //! file of a newer etcd can be read.
 
+use crate::varint;
+
 /// Bytes that are no protobuf message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a stored value is not the protobuf message it should be")]
@@ -104,7 +106,7 @@ impl<'a> Iterator for Fields<'a> {
 pub(super) fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     if !bytes.is_empty() {
         out.push(number << 3 | 2);
-        put_varint(out, bytes.len() as u64);
+        varint::put(out, bytes.len() as u64);
         out.extend_from_slice(bytes);
     }
 }
@@ -112,7 +114,7 @@ pub(super) fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
 /// Appends a message, even an empty one.
 pub(super) fn put_message(out: &mut Vec<u8>, number: u8, message: &[u8]) {
     out.push(number << 3 | 2);
-    put_varint(out, message.len() as u64);
+    varint::put(out, message.len() as u64);
     out.extend_from_slice(message);
 }
 
@@ -125,16 +127,8 @@ pub(super) fn put_signed(out: &mut Vec<u8>, number: u8, value: i64) {
 pub(super) fn put_number(out: &mut Vec<u8>, number: u8, value: u64) {
     if value != 0 {
         out.push(number << 3);
-        put_varint(out, value);
+        varint::put(out, value);
     }
-}
-
-fn put_varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push((number & 0x7f) as u8);
 }
 
 #[cfg(test)]

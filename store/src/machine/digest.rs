@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::rows::Version;
 use crate::command::{KeyValue, LeaseId, Revision};
+use crate::varint;
 
 /// A digest, and what it is a digest of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +84,7 @@ impl Hasher {
 fn field_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
     if !bytes.is_empty() {
         out.push(number << 3 | 2);
-        varint(out, bytes.len() as u64);
+        varint::put(out, bytes.len() as u64);
         out.extend_from_slice(bytes);
     }
 }
@@ -91,16 +92,8 @@ fn field_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
 fn field_integer(out: &mut Vec<u8>, number: u8, integer: i64) {
     if integer != 0 {
         out.push(number << 3);
-        varint(out, integer.cast_unsigned());
+        varint::put(out, integer.cast_unsigned());
     }
-}
-
-fn varint(out: &mut Vec<u8>, mut number: u64) {
-    while number >= 0x80 {
-        out.push((number & 0x7f) as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push((number & 0x7f) as u8);
 }
 
 #[cfg(test)]

@@ -120,6 +120,7 @@ pub(crate) const METHODS: &[Method] = &[
     unary("/etcdserverpb.Maintenance/Status"),
     bidi_stream("/etcdserverpb.Watch/Watch"),
     unary("/grpc.health.v1.Health/Check"),
+    unary("/grpc.health.v1.Health/List"),
     server_stream("/grpc.health.v1.Health/Watch"),
     unary("/v3electionpb.Election/Campaign"),
     unary("/v3electionpb.Election/Leader"),

@@ -16,6 +16,7 @@ mod counted;
 mod election;
 mod follow;
 mod gateway;
+mod health;
 mod kv;
 mod lease;
 mod lock;

@@ -21,7 +21,6 @@ use proto::v3lockpb::lock_server::LockServer;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::Service;
 
 use super::auth::Auth;
@@ -35,7 +34,7 @@ use super::lock::Lock;
 use super::maintenance::Maintenance;
 use super::unary::{self, Framed};
 use super::watch::{WatchCall, WatchCodec};
-use super::{Member, status};
+use super::{Member, health, status};
 use crate::config::{HttpConfig, KeepaliveConfig, ListenConfig};
 use crate::http::{self, Access};
 use crate::limits::REQUEST_BYTES_SLACK;
@@ -65,7 +64,7 @@ impl Surface {
         }
     }
 
-    fn serves_grpc(self) -> bool {
+    pub(crate) fn serves_grpc(self) -> bool {
         match self {
             Self::Client | Self::Grpc => true,
             Self::Http | Self::Metrics => false,
@@ -84,7 +83,6 @@ pub(crate) struct Router {
     auth: pb::auth_server::AuthServer<Auth>,
     lock: LockServer<Lock>,
     election: ElectionServer<Election>,
-    health: HealthServer<HealthOfAll>,
     gateway: Option<Gateway>,
     access: Arc<Access>,
     message_bytes_max: usize,
@@ -124,7 +122,6 @@ impl Router {
             cluster: cluster.max_decoding_message_size(max),
             maintenance: maintenance.max_decoding_message_size(max),
             auth: auth.max_decoding_message_size(max),
-            health: HealthServer::new(HealthOfAll),
             gateway: http.gateway.then(Gateway::new),
             access: Arc::new(Access::new(http)),
             message_bytes_max: max,
@@ -314,7 +311,7 @@ impl Router {
             "etcdserverpb.Cluster" => self.cluster.clone().call(request).await,
             "etcdserverpb.Maintenance" => self.maintenance.clone().call(request).await,
             "etcdserverpb.Auth" => self.auth.clone().call(request).await,
-            "grpc.health.v1.Health" => self.health.clone().call(request).await,
+            "grpc.health.v1.Health" => Ok(health::answer(request, self.message_bytes_max).await),
             "v3lockpb.Lock" => self.lock.clone().call(request).await,
             "v3electionpb.Election" => self.election.clone().call(request).await,
             _ => Ok(status::not_built(path).into_http()),
@@ -378,40 +375,4 @@ fn client_version<B>(request: &::http::Request<B>) -> Result<Option<&str>, std::
 /// Service and method of a path.
 fn split(path: &str) -> Option<(&str, &str)> {
     path.strip_prefix('/')?.split_once('/')
-}
-
-/// gRPC's health protocol: whoever can ask is being served.
-#[derive(Clone, Debug)]
-struct HealthOfAll;
-
-type HealthStream =
-    futures_util::stream::BoxStream<'static, Result<tonic_health::pb::HealthCheckResponse, Status>>;
-
-#[tonic::async_trait]
-impl Health for HealthOfAll {
-    async fn check(
-        &self,
-        request: tonic::Request<tonic_health::pb::HealthCheckRequest>,
-    ) -> Result<tonic::Response<tonic_health::pb::HealthCheckResponse>, Status> {
-        match request.into_inner().service.as_str() {
-            "" => Ok(tonic::Response::new(serving())),
-            _ => Err(status::unknown_health_service()),
-        }
-    }
-
-    type WatchStream = HealthStream;
-
-    async fn watch(
-        &self,
-        _: tonic::Request<tonic_health::pb::HealthCheckRequest>,
-    ) -> Result<tonic::Response<HealthStream>, Status> {
-        use futures_util::StreamExt;
-        let now = futures_util::stream::once(std::future::ready(Ok(serving())));
-        Ok(tonic::Response::new(now.chain(futures_util::stream::pending()).boxed()))
-    }
-}
-
-fn serving() -> tonic_health::pb::HealthCheckResponse {
-    let status = tonic_health::pb::health_check_response::ServingStatus::Serving;
-    tonic_health::pb::HealthCheckResponse { status: status.into() }
 }

@@ -19,7 +19,7 @@ use futures_util::{FutureExt, StreamExt};
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use tokio::sync::Notify;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::codec::{Codec, EncodeBuf, Encoder};
 use tonic::{Status, Streaming};
 
 use super::{Credentials, Member, convert, read_error, status};
@@ -484,18 +484,20 @@ pub(super) struct Frame {
 #[derive(Default)]
 pub(super) struct WatchCodec;
 
+type Usual = proto::Codec<pb::WatchResponse, pb::WatchRequest>;
+
 impl Codec for WatchCodec {
     type Encode = Frame;
     type Decode = pb::WatchRequest;
     type Encoder = Self;
-    type Decoder = Self;
+    type Decoder = <Usual as Codec>::Decoder;
 
     fn encoder(&mut self) -> Self {
         Self
     }
 
-    fn decoder(&mut self) -> Self {
-        Self
+    fn decoder(&mut self) -> Self::Decoder {
+        Usual::default().decoder()
     }
 }
 
@@ -513,16 +515,5 @@ impl Encoder for WatchCodec {
             }
         }
         Ok(())
-    }
-}
-
-impl Decoder for WatchCodec {
-    type Item = pb::WatchRequest;
-    type Error = Status;
-
-    fn decode(&mut self, frame: &mut DecodeBuf<'_>) -> Result<Option<pb::WatchRequest>, Status> {
-        pb::WatchRequest::decode(frame)
-            .map(Some)
-            .map_err(|error| Status::internal(format!("cannot decode the request: {error}")))
     }
 }

@@ -207,6 +207,7 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{check_damage, hex};
     use super::*;
     use crate::command::{KeyRange, decode, encode};
 
@@ -238,10 +239,6 @@ mod tests {
             commands.push(Command::Sent { by, command });
         }
         commands
-    }
-
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The bytes are on disk: this test changes only together with a new version byte.
@@ -283,19 +280,7 @@ mod tests {
 
     #[test]
     fn damage_is_refused_or_canonical() {
-        let bytes = encode(&every_command());
-        for length in 0..bytes.len() {
-            assert!(decode(Bytes::copy_from_slice(&bytes[..length])).is_err());
-        }
-        for at in 0..bytes.len() {
-            for flip in 1..=255 {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= flip;
-                if let Ok(commands) = decode(Bytes::copy_from_slice(&damaged)) {
-                    assert_eq!(encode(&commands), damaged);
-                }
-            }
-        }
+        check_damage(&every_command());
     }
 
     /// Otherwise a sender could speak for another, and a damaged entry could exhaust the stack.

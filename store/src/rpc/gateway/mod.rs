@@ -11,6 +11,7 @@
 //! them; its answer is one line of JSON per message. Headers are sent with the first message: a
 //! call that fails before that is answered with the status of its error.
 
+mod asked;
 mod paths;
 mod read;
 mod values;
@@ -20,19 +21,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{Stream, StreamExt, stream};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use http_body::Frame;
-use http_body_util::{Full, StreamBody};
+use http_body_util::{Empty, Full, StreamBody};
 use prost_reflect::{DescriptorPool, MessageDescriptor};
+use proto::Raw;
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::metadata::MetadataMap;
 use tonic::{Code, Status, Streaming};
 
+use self::asked::Taken;
 use self::values::{Broken, Values};
 use super::Router;
 use crate::limits::{GATEWAY_REQUEST_DEADLINE, JSON_BYTES_PER_WIRE_BYTE, REFUSED_DEADLINE};
@@ -95,10 +97,23 @@ impl Gateway {
         let Some(route) = self.routes.get(path) else {
             return error(&Status::not_found("Not Found"), false);
         };
-        if request.method() != http::Method::POST {
+        let taken = asked::taken(&request);
+        if taken == Taken::WrongMethod {
             return error(&Status::unimplemented("Method Not Allowed"), false);
         }
-        match call(router, route, request).await {
+        let deadline = match asked::deadline(request.headers(), Instant::now()) {
+            Ok(deadline) => deadline,
+            Err(status) => return error(&status, false),
+        };
+        let called = match taken {
+            Taken::Empty => {
+                let (parts, _) = request.into_parts();
+                let request = Request::from_parts(parts, Empty::<Bytes>::new());
+                call(router, route, request, deadline).await
+            }
+            Taken::AsSent | Taken::WrongMethod => call(router, route, request, deadline).await,
+        };
+        match called {
             Ok(response) => response,
             Err(status) => error(&status, route.streams_out),
         }
@@ -110,6 +125,7 @@ async fn call<B>(
     router: Arc<Router>,
     route: &Route,
     request: Request<B>,
+    deadline: Option<Instant>,
 ) -> Result<Response<Body>, Status>
 where
     B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -135,14 +151,17 @@ where
     };
     let mut extensions = parts.extensions;
     extensions.insert(ThroughGateway);
-    let asked = tonic::Request::from_parts(metadata(&parts.headers), extensions, messages);
+    let asked = tonic::Request::from_parts(asked::metadata(&parts.headers), extensions, messages);
     let mut client =
         tonic::client::Grpc::new(InProcess(router)).max_decoding_message_size(usize::MAX);
-    let answered = client.streaming(asked, route.path.clone(), Raw).await?;
-    let mut answers = answered.into_inner();
-    let first = answers.message().await?;
+    let begun = async {
+        let mut answers = client.streaming(asked, route.path.clone(), Raw).await?.into_inner();
+        let first = answers.message().await?;
+        Ok((first, answers))
+    };
+    let (first, answers) = within(deadline, begun).await?;
     match (route.streams_out, first) {
-        (true, Some(first)) => Ok(lines(route.output.clone(), first, answers)),
+        (true, Some(first)) => Ok(lines(route.output.clone(), first, until(deadline, answers))),
         // It ended well and said nothing.
         (true, None) => Ok(Response::new(Body::empty())),
         (false, Some(first)) => {
@@ -211,25 +230,39 @@ fn broken(broken: Broken) -> Status {
     }
 }
 
-/// What of the headers goes with the call: the token, and whatever is marked as metadata.
-fn metadata(headers: &HeaderMap) -> MetadataMap {
-    const MARK: &str = "grpc-metadata-";
-    let mut metadata = HeaderMap::new();
-    for (name, value) in headers {
-        let name = if name == header::AUTHORIZATION {
-            Some(name.clone())
-        } else {
-            name.as_str().strip_prefix(MARK).and_then(|name| name.parse().ok())
-        };
-        if let Some(name) = name {
-            metadata.append(name, value.clone());
-        }
+/// Waits until the deadline at the most.
+async fn within<T>(
+    deadline: Option<Instant>,
+    answer: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
+    let Some(deadline) = deadline else { return answer.await };
+    let too_late = || Status::deadline_exceeded("context deadline exceeded");
+    if deadline <= Instant::now() {
+        return Err(too_late());
     }
-    MetadataMap::from_headers(metadata)
+    timeout_at(deadline, answer).await.unwrap_or_else(|_| Err(too_late()))
+}
+
+/// The messages until the deadline, and its error then.
+fn until(
+    deadline: Option<Instant>,
+    answers: Streaming<Bytes>,
+) -> impl Stream<Item = Result<Bytes, Status>> + Send {
+    stream::unfold(Some(answers), move |answers| async move {
+        let mut answers = answers?;
+        match within(deadline, answers.message()).await.transpose()? {
+            Ok(message) => Some((Ok(message), Some(answers))),
+            Err(status) => Some((Err(status), None)),
+        }
+    })
 }
 
 /// A stream's answer: `{"result":…}` for each message, `{"error":…}` if it ends badly.
-fn lines(output: MessageDescriptor, first: Bytes, rest: Streaming<Bytes>) -> Response<Body> {
+fn lines(
+    output: MessageDescriptor,
+    first: Bytes,
+    rest: impl Stream<Item = Result<Bytes, Status>> + Send + 'static,
+) -> Response<Body> {
     let messages = stream::once(std::future::ready(Ok(first))).chain(rest);
     let lines = messages.map(move |message| {
         let json = message.and_then(|message| write::json(&output, message));
@@ -305,43 +338,6 @@ impl tower::Service<Request<Body>> for InProcess {
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let router = Arc::clone(&self.0);
         Box::pin(async move { Ok(router.grpc(request).await) })
-    }
-}
-
-/// Messages in their wire form, as they are.
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, message: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put(message);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, frame: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(frame.copy_to_bytes(frame.remaining())))
     }
 }
 

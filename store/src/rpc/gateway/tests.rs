@@ -24,6 +24,23 @@ fn every_rpc_has_a_path() {
     assert_eq!(Gateway::new().routes.len(), PATHS.len());
 }
 
+/// Goal: what the gateway answers was compared with etcd, path by path. Method: each path is asked in
+/// a script whose answers were recorded from etcd (`tests/tests/it/gateway`).
+#[test]
+fn every_path_is_compared_with_etcd() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tests/it/gateway");
+    let scripts = std::fs::read_dir(folder).expect("the scripts are in the repository");
+    let mut asked = BTreeSet::new();
+    for script in scripts {
+        let script = std::fs::read_to_string(script.expect("a file").path()).expect("a script");
+        let posts = script.lines().filter_map(|line| line.strip_prefix("post "));
+        asked.extend(posts.filter_map(|post| post.split(' ').next().map(str::to_owned)));
+    }
+    for (path, ..) in PATHS {
+        assert!(asked.contains(*path), "{path} is in no script");
+    }
+}
+
 #[test]
 fn answers_are_written_as_etcd_writes_them() {
     use prost::Message;
