@@ -27,16 +27,34 @@ pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 /// What one retained version counts beside its key and value; etcd's figure for the same thing.
 pub const VERSION_BYTES_OVERHEAD: u64 = 256;
 
-/// When a memtable is frozen and written out. One checkpoint then writes at most some seventy
-/// megabytes, which the log's fsyncs beside it can bear; and of memtables and what is kept of the
-/// one before there are four at a time, the largest part of a busy store's memory.
+/// When a memtable is frozen and spilled. Of memtables and what is kept of the one before there are
+/// four at a time, the largest part of a busy store's memory.
 pub const MEMTABLE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Frozen memtables that may wait for the checkpoint thread; beyond that, apply waits.
+/// Frozen memtables that may wait to be spilled; beyond that, apply waits.
 pub const MEMTABLES_FROZEN_MAX: usize = 2;
 
-/// The longest a change stays in a memtable only: bounds the replay after a crash of an idle store.
-pub const MEMTABLE_AGE: Duration = Duration::from_secs(5);
+/// Versions that are spilled before they are written into the database. The more, the fewer pages
+/// are rewritten for each of them when they are scattered over a large store; the fewer, the less
+/// there is to replay after a crash, up to twice this number at a microsecond or two each.
+pub const RUN_VERSIONS: usize = 200_000;
+
+/// Bytes of their keys, which stay in memory: long ones end a run early.
+pub const RUN_KEY_BYTES: usize = 16 * 1024 * 1024;
+
+/// Bytes of all of them, on the disk: the log must be kept for as much.
+pub const RUN_BYTES: u64 = 96 * 1024 * 1024;
+
+/// What is written to a run at once, and read from it when it is read in order.
+pub const RUN_IO_BYTES: usize = 256 * 1024;
+
+/// The longest a change stays outside the database while others go on: bounds the replay after a
+/// crash of a store that is written to little by little.
+pub const CHECKPOINT_AGE: Duration = Duration::from_secs(30);
+
+/// How long nothing must change before everything is written out, so that an idle store starts at
+/// once.
+pub const CHECKPOINT_IDLE: Duration = Duration::from_secs(1);
 
 /// Memory for database pages; the rest is left to the page cache of the system.
 pub const CACHE_BYTES: usize = 64 * 1024 * 1024;

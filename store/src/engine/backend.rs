@@ -97,6 +97,9 @@ pub(super) struct Home {
 /// What a defragmentation writes; one left behind by a crash is worth nothing.
 const COPY: &str = "state.redb.copy";
 
+/// The name that a run has for a moment.
+const RUN: &str = "state.run";
+
 impl Home {
     pub(super) const DATABASE: &str = "state.redb";
 
@@ -111,6 +114,7 @@ impl Home {
     /// Opens or makes the database.
     pub(super) fn database(&self, identity: Identity) -> Result<Arc<Store>, Fault> {
         self.discard_copy()?;
+        self.discard(RUN)?;
         let names = self.disk.list().map_err(|error| self.fault("list", "", error))?;
         let file = if names.iter().any(|name| name == Self::DATABASE) {
             self.disk.open(Self::DATABASE)
@@ -156,12 +160,23 @@ impl Home {
 
     /// Removes a copy that is not to be used.
     pub(super) fn discard_copy(&self) -> Result<(), Fault> {
-        match self.disk.remove(COPY) {
+        self.discard(COPY)
+    }
+
+    fn discard(&self, name: &str) -> Result<(), Fault> {
+        match self.disk.remove(name) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(self.fault("remove", COPY, error))
+                Err(self.fault("remove", name, error))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Makes a file that is gone when nobody has it open any more.
+    pub(super) fn run(&self) -> Result<Arc<dyn File>, Fault> {
+        let file = self.disk.create(RUN).map_err(|error| self.fault("create", RUN, error))?;
+        self.disk.remove(RUN).map_err(|error| self.fault("remove", RUN, error))?;
+        Ok(file)
     }
 
     /// Puts the copy, which is complete and synced, in place of the database. An error leaves it

@@ -1,15 +1,16 @@
-//! Writing memtables into the database.
+//! Writing runs into the database.
 //!
-//! One thread. It takes the oldest frozen memtable and writes, in one durable transaction: the
-//! newest version of each of its keys, ascending by key; all its versions, ascending by revision;
-//! and the facts of the moment it was frozen. A crash before the transaction is durable leaves the
-//! previous checkpoint, after it this one; there is nothing between. Sorted writes matter: a random
-//! one costs the database a page each.
+//! One durable transaction takes the newest version of each key of a run, ascending by key; all its
+//! versions, ascending by revision; and the facts of the moment at which its last memtable was
+//! frozen. A crash before the transaction is durable leaves the previous checkpoint, after it this
+//! one; there is nothing between. Sorted writes matter: a random one costs the database a page.
 //!
 //! The same transaction carries a slice of compaction. If there is compaction left to do and
 //! nothing to write, transactions of compaction alone follow. Removal goes in small batches with
-//! rests between them, so that it takes little of the machine at a time, and gives way to a
-//! memtable that waits.
+//! rests between them, so that it takes little of the machine at a time.
+//!
+//! A transaction may last for seconds, and memtables are frozen meanwhile. So now and then it
+//! stands aside for a moment, for them to be spilled by the same thread.
 
 use std::{any::Any, ops::Bound, sync::Arc, time::Duration};
 
@@ -24,17 +25,30 @@ use super::{
     memtable::Memtable,
     meta::{self, Cut, Progress},
     record::{self, hist_key},
+    run::Run,
 };
-use crate::{
-    command::Revision,
-    fault::Fault,
-    machine::rows::{Meta, Version},
-};
+use crate::{command::Revision, fault::Fault};
 
 /// A memtable that no longer changes, and what was true when it stopped.
 pub(super) struct Frozen {
     pub(super) table: Arc<Memtable>,
     pub(super) cut: Cut,
+}
+
+/// What is no longer in use here but may be elsewhere. Taking apart a memtable or closing a
+/// database takes milliseconds, so it is done on this thread, when nobody else is left.
+#[derive(Default)]
+pub(super) struct Retired(Vec<Arc<dyn Any + Send + Sync>>);
+
+impl Retired {
+    pub(super) fn push(&mut self, something: Arc<dyn Any + Send + Sync>) {
+        self.0.push(something);
+        self.clear();
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.0.retain(|retired| Arc::strong_count(retired) > 1);
+    }
 }
 
 /// The database as the checkpoint thread has it.
@@ -49,37 +63,46 @@ pub(super) struct Writer {
     pub(super) gathered: Option<Gathered>,
     pub(super) compact_batch: usize,
     pub(super) compact_rest: Duration,
-    /// What is no longer in use here but may be elsewhere. Taking apart a memtable or closing a
-    /// database takes milliseconds, so it is done on this thread, when nobody else is left.
-    pub(super) retired: Vec<Arc<dyn Any + Send + Sync>>,
+    pub(super) retired: Retired,
     pub(super) counters: Arc<Counters>,
 }
 
-/// Rests between two batches of removal; false if there is something more pressing to do.
-pub(super) type Rest<'a> = &'a dyn Fn() -> bool;
+/// What is done in the middle of a transaction.
+pub(super) trait Aside {
+    /// Does what cannot wait.
+    fn stand(&mut self) -> Result<(), Fault>;
+
+    /// Rests between two batches of removal; false if there is something more pressing to do.
+    fn rest(&mut self, time: Duration) -> Result<bool, Fault>;
+}
+
+/// Rows written before standing aside.
+const ROWS_AT_ONCE: usize = 512;
 
 impl Writer {
-    /// Writes a frozen memtable, and opens what was written for reading. Removes compacted versions
-    /// on the way, if it is given how to rest.
+    /// Writes a run, and opens what was written for reading. Removes compacted versions on the way,
+    /// if it may.
     pub(super) fn checkpoint(
         &mut self,
-        frozen: &Frozen,
-        compact: Option<Rest<'_>>,
+        run: &Run,
+        cut: Cut,
+        compact: bool,
+        aside: &mut dyn Aside,
     ) -> Result<Arc<Base>, Fault> {
         let written = self.last.counts.clone();
-        let base = self.commit(&frozen.cut, compact, |transaction| {
-            frozen.cut.counts.write(transaction, Some(&written))?;
-            write_current(transaction, &frozen.table)?;
-            write_history(transaction, &frozen.table)
+        let base = self.commit(&cut, compact, aside, |transaction, aside| {
+            cut.counts.write(transaction, Some(&written))?;
+            write_current(transaction, run, aside)?;
+            write_history(transaction, run, aside)
         })?;
-        self.last = Cut { touched: Default::default(), ..frozen.cut.clone() };
+        self.last = Cut { touched: Default::default(), ..cut };
         Ok(base)
     }
 
     /// Goes on removing compacted versions.
-    pub(super) fn compact(&mut self, rest: Rest<'_>) -> Result<Arc<Base>, Fault> {
+    pub(super) fn compact(&mut self, aside: &mut dyn Aside) -> Result<Arc<Base>, Fault> {
         let cut = self.last.clone();
-        self.commit(&cut, Some(rest), |_| Ok(()))
+        self.commit(&cut, true, aside, |_, _| Ok(()))
     }
 
     /// Whether compacted versions are left that the last checkpoint knows of.
@@ -90,31 +113,23 @@ impl Writer {
     /// Goes on in another database, which has the same contents.
     pub(super) fn move_to(&mut self, store: Arc<Store>) {
         let old = std::mem::replace(&mut self.store, store);
-        self.retire(old);
-    }
-
-    pub(super) fn retire(&mut self, something: Arc<dyn Any + Send + Sync>) {
-        self.retired.push(something);
-        self.clear_retired();
-    }
-
-    pub(super) fn clear_retired(&mut self) {
-        self.retired.retain(|retired| Arc::strong_count(retired) > 1);
+        self.retired.push(old);
     }
 
     fn commit(
         &mut self,
         cut: &Cut,
-        compact: Option<Rest<'_>>,
-        write: impl FnOnce(&WriteTransaction) -> Result<(), Fault>,
+        compact: bool,
+        aside: &mut dyn Aside,
+        write: impl FnOnce(&WriteTransaction, &mut dyn Aside) -> Result<(), Fault>,
     ) -> Result<Arc<Base>, Fault> {
         let mut transaction = self.store.database.begin_write()?;
         // Saves the allocator's state with the commit, so that opening never walks the file.
         transaction.set_quick_repair(true);
-        write(&transaction)?;
+        write(&transaction, aside)?;
         let progress = match compact {
-            Some(rest) => self.remove(&transaction, cut.compacted, rest)?,
-            None => self.progress,
+            true => self.remove(&transaction, cut.compacted, aside)?,
+            false => self.progress,
         };
         meta::write(&transaction, cut, progress)?;
         let written = Instant::now();
@@ -129,7 +144,7 @@ impl Writer {
         &mut self,
         transaction: &WriteTransaction,
         compacted: Revision,
-        rest: Rest<'_>,
+        aside: &mut dyn Aside,
     ) -> Result<Progress, Fault> {
         let mut progress = self.progress;
         let mut left = self.compact_slice;
@@ -143,7 +158,7 @@ impl Writer {
             let is_done = !progress.is_due(compacted);
             self.counters.removed(removed, begun.elapsed(), is_done);
             left -= versions;
-            if is_done || !rest() {
+            if is_done || !aside.rest(self.compact_rest)? {
                 break;
             }
         }
@@ -151,42 +166,36 @@ impl Writer {
     }
 }
 
-fn write_current(transaction: &WriteTransaction, table: &Memtable) -> Result<(), Fault> {
+fn write_current(
+    transaction: &WriteTransaction,
+    run: &Run,
+    aside: &mut dyn Aside,
+) -> Result<(), Fault> {
     let mut cur = transaction.open_table(CUR)?;
-    let mut row = Vec::new();
-    let mut newest = table.cursor(&crate::command::KeyRange::all(), Revision(i64::MAX));
-    while let (Some(key), Some(stored)) = (newest.key(), newest.stored()) {
-        record::write_cur(&mut row, &stored.meta, &stored.value);
-        cur.insert(&key[..], &row[..])?;
-        newest.advance();
-    }
-    Ok(())
+    let (mut row, mut rows) = (Vec::new(), 0_usize);
+    run.newest(&mut |newest| {
+        record::write_cur(&mut row, &newest.meta, newest.value);
+        cur.insert(newest.key, &row[..])?;
+        rows += 1;
+        if rows.is_multiple_of(ROWS_AT_ONCE) { aside.stand() } else { Ok(()) }
+    })
 }
 
-fn write_history(transaction: &WriteTransaction, table: &Memtable) -> Result<(), Fault> {
+fn write_history(
+    transaction: &WriteTransaction,
+    run: &Run,
+    aside: &mut dyn Aside,
+) -> Result<(), Fault> {
     let mut hist = transaction.open_table(HIST)?;
     let mut end = hist.upper_bound_mut(Bound::<&[u8; 12]>::Unbounded)?;
-    let mut row = Vec::new();
-    let mut next = table.log.first();
-    while let Some(revision) = next {
-        let batch = table.log.from(revision, 1024);
-        for logged in &batch {
-            for (nth, event) in logged.revised.events.iter().enumerate() {
-                let sub = u32::try_from(nth).expect("a revision changes fewer keys");
-                let kv = &event.kv;
-                let meta = Meta {
-                    at: Version { main: logged.revised.revision, sub },
-                    create: kv.create,
-                    version: kv.version,
-                    lease: kv.lease,
-                    links: logged.traces[nth].links,
-                };
-                let dead = logged.traces[nth].dead;
-                record::write_hist(&mut row, &meta, dead, &kv.key, &kv.value);
-                end.insert_before(&hist_key(meta.at), &row[..])?;
-            }
+    let mut rows = 0_usize;
+    run.records(Revision(0), run.revision, &mut |at, record| {
+        end.insert_before(&hist_key(at), record)?;
+        rows += 1;
+        if rows.is_multiple_of(ROWS_AT_ONCE) {
+            aside.stand()?;
         }
-        next = batch.last().map(|logged| logged.revised.revision.next());
-    }
+        Ok(true)
+    })?;
     Ok(end.close()?)
 }

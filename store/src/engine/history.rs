@@ -1,7 +1,7 @@
 //! The past, for watchers that are behind: changes from a revision on.
 //!
 //! Recent revisions come from the memtables' logs, shared and ready-made; older ones are put
-//! together from the database. Which of the two serves a revision cannot be seen in the answer.
+//! together from runs and the database. Which of the two serves a revision cannot be seen in the answer.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ pub(super) fn read(
             logged.into_iter().map(|logged| logged.revised).collect::<Vec<_>>()
         } else {
             let left = budget.bytes.saturating_sub(bytes);
-            from_base(tables, history.next, compacted, wanted, left)?
+            from_stored(tables, history.next, compacted, wanted, left)?
         };
         // An import may have raised the revision and compacted up to it, so that nothing is there.
         let begins_after = more.first().is_none_or(|first| first.revision > compacted);
@@ -80,17 +80,16 @@ fn without_forgotten(revised: Arc<Revised>, compacted: Revision) -> Arc<Revised>
     Arc::new(revised)
 }
 
-fn from_base(
+fn from_stored(
     tables: &Tables,
     from: Revision,
     compacted: Revision,
     revisions_max: usize,
     bytes_max: usize,
 ) -> Result<Vec<Arc<Revised>>, Fault> {
-    let base = &tables.base;
     let mut found: Vec<Revised> = Vec::new();
     let (mut bytes, mut prevs) = (0, Vec::new());
-    base.versions(from, base.revision, &mut |row| {
+    tables.versions(from, tables.stored(), &mut |row| {
         let revision = row.meta.at.main;
         if found.last().is_none_or(|last| last.revision != revision) {
             if found.len() == revisions_max || bytes >= bytes_max && !found.is_empty() {
@@ -116,7 +115,7 @@ fn from_base(
     });
     for ((event, wanted), prev) in events.zip(prevs) {
         if wanted && prev != Version::NONE {
-            event.prev = base
+            event.prev = tables
                 .version(prev)?
                 .filter(|found| !found.meta.is_tombstone())
                 .map(|found| found.meta.with(event.kv.key.clone(), found.value));

@@ -19,7 +19,7 @@ use crossbeam_skiplist::{SkipMap, map::Entry};
 
 use super::filter::Filter;
 use crate::{
-    command::{KeyRange, Revised, Revision},
+    command::{KeyRange, KeyValue, Revised, Revision},
     machine::{
         rows::{Meta, Version},
         size::Trace,
@@ -28,6 +28,9 @@ use crate::{
 
 /// What an entry takes beside its key and value, in the map and in the log.
 const ENTRY_BYTES_OVERHEAD: usize = 512;
+
+/// As many keys as a memtable of the default size has when values are short.
+const FILTERED_KEYS: usize = 32_000;
 
 /// Counts what an event holds of the version it replaced, which came from below.
 fn replaced_bytes(revised: &Revised) -> usize {
@@ -59,12 +62,22 @@ pub(super) struct Stored {
     pub(super) value: Bytes,
 }
 
-#[derive(Default)]
 pub(super) struct Memtable {
     rows: SkipMap<MemKey, Stored>,
     filter: Filter,
     pub(super) log: Arc<Log>,
     bytes: AtomicUsize,
+}
+
+impl Default for Memtable {
+    fn default() -> Self {
+        Self {
+            rows: SkipMap::new(),
+            filter: Filter::for_keys(FILTERED_KEYS),
+            log: Arc::default(),
+            bytes: AtomicUsize::new(0),
+        }
+    }
 }
 
 impl Memtable {
@@ -78,6 +91,11 @@ impl Memtable {
     pub(super) fn push(&self, revised: Arc<Revised>, traces: Vec<Trace>) {
         self.bytes.fetch_add(replaced_bytes(&revised), Ordering::Relaxed);
         self.log.push(revised, traces);
+    }
+
+    /// Counts memory that goes with the memtable though it is elsewhere.
+    pub(super) fn count(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn remove(&self, key: &Bytes, at: Version) {
@@ -107,6 +125,13 @@ impl Memtable {
         }
         let entry = self.rows.get(&MemKey { key: key.clone(), at: Reverse(at) })?;
         Some(entry.value().meta)
+    }
+
+    /// Visits all versions, by key, of each the newest first.
+    pub(super) fn each(&self, visit: &mut dyn FnMut(&[u8], Version)) {
+        for entry in &self.rows {
+            visit(&entry.key().key, entry.key().at.0);
+        }
     }
 
     /// Walks the keys of a range that have a version at or below a revision.
@@ -189,6 +214,24 @@ impl Cursor<'_> {
 pub(super) struct Logged {
     pub(super) revised: Arc<Revised>,
     pub(super) traces: Arc<[Trace]>,
+}
+
+impl Logged {
+    /// The versions it has made, with what is counted as dead after each.
+    pub(super) fn versions(&self) -> impl Iterator<Item = (Meta, u64, &KeyValue)> {
+        let events = self.revised.events.iter().zip(&*self.traces).enumerate();
+        events.map(|(nth, (event, trace))| {
+            let sub = u32::try_from(nth).expect("a revision changes fewer keys");
+            let meta = Meta {
+                at: Version { main: self.revised.revision, sub },
+                create: event.kv.create,
+                version: event.kv.version,
+                lease: event.kv.lease,
+                links: trace.links,
+            };
+            (meta, trace.dead, &event.kv)
+        })
+    }
 }
 
 /// Consecutive revisions. Outlives the map it was filled with, to serve watchers that are only a

@@ -1,14 +1,15 @@
-//! The storage engine: memtables over a database, checkpointed in the background.
+//! The storage engine: memtables and runs over a database, checkpointed in the background.
 //!
 //! The log is what makes a write durable; the engine only has to reach the disk before the log is
 //! cut. So applying a command touches memory alone: it reads the newest versions, writes new ones
-//! into a memtable, and publishes the new revision to readers. When the memtable is large or old it
-//! is frozen, and a thread writes it into the database, sorted, in one transaction that also says up
-//! to which log entry the database now goes. After a crash that entry is where replay begins.
+//! into a memtable, and publishes the new revision to readers. A full memtable is frozen, and a
+//! thread spills it into a [run](run), which takes little memory. When the run is large or old, the
+//! thread writes it into the database, sorted, in one transaction that also says up to which log
+//! entry the database now goes. After a crash that entry is where replay begins.
 //!
 //! - [`Engine`] applies; there is one, on one thread.
 //! - [`Reader`] gives consistent [`View`]s to anyone, without waiting for the applier.
-//! - `checkpoint` and `compact` run on the engine's own thread, and are the only writers of the
+//! - `worker` is the thread; `checkpoint` and `compact` run on it, and are the only writers of the
 //!   database. `docs/format.md` says what they write.
 //!
 //! An I/O error on that thread is final: it is told through [`Reader::fault`], and `apply` fails
@@ -29,11 +30,13 @@ mod memtable;
 mod meta;
 mod moment;
 mod record;
+mod run;
 mod shared;
 mod snapshot;
 mod tables;
 pub mod upkeep;
 mod view;
+mod worker;
 
 use std::{sync::Arc, thread::JoinHandle, time::Duration};
 
@@ -42,12 +45,13 @@ use bytes::Bytes;
 use self::{
     backend::Home,
     base::Base,
-    checkpoint::Writer,
+    checkpoint::{Retired, Writer},
     memtable::{Log, Memtable},
     meta::Cut,
     shared::{Core, Current, Facts, Shared},
     snapshot::Snapshot,
     tables::Tables,
+    worker::{Cadence, Worker},
 };
 pub use self::{
     backend::Storage,
@@ -56,8 +60,9 @@ pub use self::{
     load::{Facts as LoadedFacts, Loader},
     meta::Identity,
     moment::{Moment, Retained},
+    run::RunLimits,
     shared::Durable,
-    view::{Backlog, Reader, StoreSizes, View},
+    view::{Reader, StoreSizes, View},
 };
 use crate::{
     command::{Command, Outcome, Revised},
@@ -73,7 +78,11 @@ pub struct EngineConfig {
     /// Written into a new database; an old one keeps its own.
     pub identity: Identity,
     pub memtable_bytes: usize,
-    pub memtable_age: Duration,
+    pub run: RunLimits,
+    /// The longest that a change is in the log only.
+    pub age: Duration,
+    /// After so long without a change everything is written out.
+    pub idle: Duration,
     pub cache_bytes: usize,
     /// Versions removed by compaction in one transaction.
     pub compact_slice: usize,
@@ -93,7 +102,13 @@ impl EngineConfig {
             storage,
             identity,
             memtable_bytes: limits::MEMTABLE_BYTES,
-            memtable_age: limits::MEMTABLE_AGE,
+            run: RunLimits {
+                versions: limits::RUN_VERSIONS,
+                key_bytes: limits::RUN_KEY_BYTES,
+                bytes: limits::RUN_BYTES,
+            },
+            age: limits::CHECKPOINT_AGE,
+            idle: limits::CHECKPOINT_IDLE,
             cache_bytes: limits::CACHE_BYTES,
             compact_slice: limits::COMPACT_SLICE_VERSIONS,
             compact_gather: limits::COMPACT_GATHER_VERSIONS,
@@ -152,6 +167,7 @@ impl Engine {
         let tables = Arc::new(Tables {
             active: Arc::new(Memtable::default()),
             frozen: Vec::new(),
+            runs: Vec::new(),
             base: Base::open(&store, state.revision)?,
             recent: Arc::new(Log::default()),
         });
@@ -164,8 +180,7 @@ impl Engine {
             facts: Arc::new(Facts::of(&state)),
         };
         let core = Core { state, counts, applied: found.applied, raft: found.raft, dirty: false };
-        let (bytes, age) = (config.memtable_bytes, config.memtable_age);
-        let shared = Arc::new(Shared::new(core, current, durable, bytes, age));
+        let shared = Arc::new(Shared::new(core, current, durable, config.memtable_bytes));
         let writer = Writer {
             store,
             progress: found.progress,
@@ -175,10 +190,12 @@ impl Engine {
             gathered: None,
             compact_batch: config.compact_batch.max(1),
             compact_rest: config.compact_rest,
-            retired: Vec::new(),
+            retired: Retired::default(),
             counters: Arc::clone(&shared.counters),
         };
-        let checkpointer = start_checkpointer(shared.clone(), writer)?;
+        let cadence = Cadence { run: config.run, age: config.age, idle: config.idle };
+        let worker = Worker::new(Arc::clone(&shared), home.clone(), writer, cadence);
+        let checkpointer = start_checkpointer(worker)?;
         Ok(Self {
             reader: Reader { shared, home },
             identity: found.identity,
@@ -226,6 +243,7 @@ impl Engine {
         let mut applied =
             Applied { index, outcomes: Vec::with_capacity(commands.len()), events: Vec::new() };
         core.dirty = true;
+        let touched = core.state.leases.touched().len();
         for command in commands {
             let revision = core.state.revision;
             let rows = Snapshot { tables: &tables, counts: &core.counts, revision };
@@ -237,6 +255,8 @@ impl Engine {
                 applied.events.push(revised);
             }
         }
+        let touched = core.state.leases.touched().len().saturating_sub(touched);
+        tables.active.count(touched * TOUCHED_BYTES);
         core.applied = Some(index);
         if let Some(raft) = raft {
             core.raft = raft;
@@ -270,8 +290,11 @@ impl Drop for Engine {
     }
 }
 
+/// Memory of a note that a lease or one of its keys has changed.
+const TOUCHED_BYTES: usize = 128;
+
 /// A panic on this thread is a broken invariant of the data, so it ends the process.
-fn start_checkpointer(shared: Arc<Shared>, writer: Writer) -> Result<JoinHandle<()>, Fault> {
+fn start_checkpointer(worker: Worker) -> Result<JoinHandle<()>, Fault> {
     struct AbortOnPanic;
     impl Drop for AbortOnPanic {
         fn drop(&mut self) {
@@ -284,7 +307,7 @@ fn start_checkpointer(shared: Arc<Shared>, writer: Writer) -> Result<JoinHandle<
         .name("checkpoint".into())
         .spawn(move || {
             let _guard = AbortOnPanic;
-            shared.run(writer);
+            worker.run();
         })
         .map_err(|error| Fault::io("start the checkpoint thread", error))
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   apply ──▶ core ──publish──▶ current ──▶ View            readers
 //!               │ freeze                ▲
-//!               ▼                       │ written
+//!               ▼                       │ spilled, written
 //!             queue ──▶ checkpoint thread
 //! ```
 //!
@@ -17,7 +17,6 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -26,11 +25,12 @@ use tokio::sync::watch;
 use super::{
     backend::Store,
     base::Base,
-    checkpoint::{Frozen, Writer},
+    checkpoint::Frozen,
     counters::Counters,
     counts::Counts,
     memtable::{Log, Memtable},
     meta::Cut,
+    run::Run,
     snapshot::Snapshot,
     tables::Tables,
 };
@@ -108,48 +108,39 @@ pub(super) struct Core {
 }
 
 #[derive(Default)]
-struct Queue {
-    /// Oldest first.
-    frozen: VecDeque<Arc<Frozen>>,
+pub(super) struct Queue {
+    /// Memtables to be spilled, oldest first.
+    pub(super) frozen: VecDeque<Arc<Frozen>>,
     /// Write out what there is, without waiting for it to be large or old.
-    force: bool,
-    stop: bool,
+    pub(super) force: bool,
+    pub(super) stop: bool,
     failed: Option<Fault>,
-    /// The checkpoint thread is in the middle of something.
-    busy: bool,
+    /// The checkpoint thread is in the middle of a transaction.
+    pub(super) busy: bool,
     /// A defragmentation is under way: it may miss nothing, so nothing is removed.
-    keep: bool,
-    /// Its last step is: nothing is written.
-    hold: bool,
+    pub(super) keep: bool,
+    /// Its last step is: nothing is written into the database.
+    pub(super) hold: bool,
     /// The database to write to from now on.
-    moved: Option<Arc<Store>>,
-}
-
-enum Job {
-    /// Whether compacted versions may go in the same transaction.
-    Write(Arc<Frozen>, bool),
-    Compact,
-    Freeze,
-    Stop,
+    pub(super) moved: Option<Arc<Store>>,
 }
 
 pub(super) struct Shared {
     pub(super) core: Mutex<Core>,
     pub(super) current: RwLock<Current>,
     queue: Mutex<Queue>,
-    queue_changed: Condvar,
+    pub(super) queue_changed: Condvar,
     pub(super) durable: watch::Sender<Durable>,
     pub(super) fault: watch::Sender<Option<Fault>>,
     /// What `current` says too, for those who want to know nothing else.
     auth_enabled: AtomicBool,
     pub(super) counters: Arc<Counters>,
     memtable_bytes: usize,
-    memtable_age: Duration,
     /// Held by whoever defragments.
     pub(super) defragmenting: tokio::sync::Mutex<()>,
 }
 
-const HELD: &str = "no holder of the lock panics";
+pub(super) const HELD: &str = "no holder of the lock panics";
 
 impl Shared {
     pub(super) fn new(
@@ -157,7 +148,6 @@ impl Shared {
         current: Current,
         durable: Durable,
         memtable_bytes: usize,
-        memtable_age: Duration,
     ) -> Self {
         let auth_enabled = AtomicBool::new(current.facts.auth.enabled());
         Self {
@@ -170,9 +160,12 @@ impl Shared {
             fault: watch::Sender::new(None),
             counters: Arc::default(),
             memtable_bytes,
-            memtable_age,
             defragmenting: tokio::sync::Mutex::default(),
         }
+    }
+
+    pub(super) fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect(HELD)
     }
 
     pub(super) fn core(&self) -> MutexGuard<'_, Core> {
@@ -205,7 +198,7 @@ impl Shared {
     /// checkpoint thread is through or the hard bound is reached.
     pub(super) fn make_room(&self) -> Result<(), Fault> {
         let bytes = self.current().tables.active.bytes();
-        let mut queue = self.queue.lock().expect(HELD);
+        let mut queue = self.queue();
         let behind = |queue: &mut Queue| {
             queue.frozen.len() >= MEMTABLES_FROZEN_MAX && queue.failed.is_none()
         };
@@ -233,7 +226,7 @@ impl Shared {
     }
 
     /// Turns the active memtable into a frozen one, if anything was applied since the last time.
-    fn freeze(&self) {
+    pub(super) fn freeze(&self) {
         let mut core = self.core();
         if !core.dirty {
             return;
@@ -259,12 +252,13 @@ impl Shared {
             current.tables = Arc::new(Tables {
                 active: Arc::new(Memtable::default()),
                 frozen: std::iter::once(&table).chain(&tables.frozen).cloned().collect(),
+                runs: tables.runs.clone(),
                 base: tables.base.clone(),
                 recent: tables.recent.clone(),
             });
             table
         };
-        let mut queue = self.queue.lock().expect(HELD);
+        let mut queue = self.queue();
         queue.frozen.push_back(Arc::new(Frozen { table, cut }));
         if queue.frozen.len() >= MEMTABLES_FROZEN_MAX {
             self.hurry();
@@ -273,62 +267,77 @@ impl Shared {
     }
 
     /// Lets the checkpoint that is being written take the disk as it can.
-    fn hurry(&self) {
+    pub(super) fn hurry(&self) {
         if let Ok(store) = self.current().tables.base.store() {
             store.pace.hurry(true);
         }
     }
 
-    /// After a memtable was written: reads go to the database instead. Gives back the log that was
-    /// kept of the one before.
-    fn written(&self, frozen: &Arc<Frozen>, base: Arc<Base>) -> Arc<Log> {
-        let before = {
-            let mut current = self.current.write().expect(HELD);
-            let tables = &current.tables;
-            let (oldest, newer) = tables.frozen.split_last().expect("what was written is frozen");
-            assert!(Arc::ptr_eq(oldest, &frozen.table), "memtables are written in order");
-            let before = tables.recent.clone();
-            let recent = if oldest.log.first().is_some() { &oldest.log } else { &before };
-            current.tables = Arc::new(Tables {
-                active: tables.active.clone(),
-                frozen: newer.to_vec(),
-                base,
-                recent: recent.clone(),
-            });
-            before
-        };
-        let mut queue = self.queue.lock().expect(HELD);
-        queue.frozen.pop_front();
+    /// After the oldest memtable was spilled: reads go to the run instead, which takes the place of
+    /// `before` if there was one. Gives back the log that was kept of the memtable before.
+    pub(super) fn spilled(
+        &self,
+        table: &Arc<Memtable>,
+        before: Option<&Arc<Run>>,
+        run: &Arc<Run>,
+    ) -> Arc<Log> {
+        let kept = self.change_tables(|tables| {
+            let oldest = tables.frozen.pop().expect("what was spilled is frozen");
+            assert!(Arc::ptr_eq(&oldest, table), "memtables are spilled in order");
+            match before {
+                None => tables.runs.insert(0, run.clone()),
+                Some(before) => {
+                    let newest = std::mem::replace(&mut tables.runs[0], run.clone());
+                    assert!(Arc::ptr_eq(&newest, before), "a run grows by its own successor");
+                }
+            }
+            let recent = tables.recent.clone();
+            if oldest.log.first().is_some() {
+                tables.recent = oldest.log.clone();
+            }
+            recent
+        });
+        self.queue().frozen.pop_front();
         self.queue_changed.notify_all();
-        before
+        kept
     }
 
-    fn rebase(&self, base: Arc<Base>) {
-        let mut current = self.current.write().expect(HELD);
-        let Tables { active, frozen, recent, .. } = &*current.tables;
-        current.tables = Arc::new(Tables {
-            active: active.clone(),
-            frozen: frozen.clone(),
-            base,
-            recent: recent.clone(),
+    /// After the oldest run was written: reads go to the database instead.
+    pub(super) fn written(&self, run: &Arc<Run>, base: Arc<Base>) {
+        self.change_tables(|tables| {
+            let oldest = tables.runs.pop().expect("what was written is there");
+            assert!(Arc::ptr_eq(&oldest, run), "runs are written in order");
+            tables.base = base;
         });
+    }
+
+    pub(super) fn rebase(&self, base: Arc<Base>) {
+        self.change_tables(|tables| tables.base = base);
+    }
+
+    fn change_tables<T>(&self, change: impl FnOnce(&mut Tables) -> T) -> T {
+        let mut current = self.current.write().expect(HELD);
+        let mut tables = Tables::clone(&current.tables);
+        let changed = change(&mut tables);
+        current.tables = Arc::new(tables);
+        changed
     }
 
     /// Asks the checkpoint thread to write out what has been applied.
     pub(super) fn force(&self) {
-        self.queue.lock().expect(HELD).force = true;
+        self.queue().force = true;
         self.queue_changed.notify_all();
     }
 
     pub(super) fn stop(&self) {
-        self.queue.lock().expect(HELD).stop = true;
+        self.queue().stop = true;
         self.queue_changed.notify_all();
     }
 
     /// After the checkpoint thread has ended: lets go of the database, so that it is closed when
     /// the last view is gone, and what readers still ask is refused.
     pub(super) fn close(&self) {
-        let queue = self.queue.lock().expect(HELD);
+        let queue = self.queue();
         let mut queue = self.queue_changed.wait_while(queue, |queue| queue.keep).expect(HELD);
         queue.moved = None;
         drop(queue);
@@ -336,16 +345,16 @@ impl Shared {
         self.rebase(Base::closed(revision));
     }
 
-    fn fail(&self, fault: Fault) {
+    pub(super) fn fail(&self, fault: Fault) {
         self.fault.send_replace(Some(fault.clone()));
-        self.queue.lock().expect(HELD).failed = Some(fault);
+        self.queue().failed = Some(fault);
         self.queue_changed.notify_all();
     }
 
     /// Waits until an entry is on disk, or never will be.
     pub(super) fn wait_for_durable(&self, index: Option<u64>) -> Result<(), Fault> {
         self.hurry();
-        let mut queue = self.queue.lock().expect(HELD);
+        let mut queue = self.queue();
         while self.durable.borrow().index < index {
             if let Some(fault) = &queue.failed {
                 return Err(fault.clone());
@@ -355,96 +364,10 @@ impl Shared {
         Ok(())
     }
 
-    pub(super) fn frozen(&self) -> usize {
-        self.queue.lock().expect(HELD).frozen.len()
-    }
-
-    /// The checkpoint thread.
-    pub(super) fn run(&self, mut writer: Writer) {
-        let time = writer.compact_rest;
-        loop {
-            let done = match self.next_job(&mut writer) {
-                Job::Write(frozen, compact) => {
-                    // What is being written is first in the queue.
-                    let rest = || self.rest(time, 1);
-                    writer.checkpoint(&frozen, compact.then_some(&rest)).map(|base| {
-                        let log = self.written(&frozen, base);
-                        writer.retire(frozen.table.clone());
-                        writer.retire(log);
-                    })
-                }
-                Job::Compact => {
-                    let rest = || self.rest(time, 0);
-                    writer.compact(&rest).map(|base| self.rebase(base))
-                }
-                Job::Freeze => {
-                    self.freeze();
-                    continue;
-                }
-                Job::Stop => return,
-            };
-            if let Err(fault) = done {
-                return self.fail(fault);
-            }
-            self.durable.send_replace(Durable {
-                index: writer.last.applied,
-                raft: writer.last.raft.clone(),
-                revision: writer.last.revision,
-                compacted: writer.progress.done,
-            });
-            // Taken and let go, so that nobody can look at the old news and then sleep.
-            drop(self.queue.lock().expect(HELD));
-            self.queue_changed.notify_all();
-        }
-    }
-
-    fn next_job(&self, writer: &mut Writer) -> Job {
-        let mut queue = self.queue.lock().expect(HELD);
-        queue.busy = false;
-        self.queue_changed.notify_all();
-        loop {
-            if queue.stop {
-                return Job::Stop;
-            }
-            if let Some(store) = queue.moved.take() {
-                writer.move_to(store);
-            }
-            if !queue.hold {
-                if let Some(oldest) = queue.frozen.front().cloned() {
-                    queue.busy = true;
-                    writer.store.pace.hurry(queue.frozen.len() >= MEMTABLES_FROZEN_MAX);
-                    return Job::Write(oldest, !queue.keep);
-                }
-                if std::mem::take(&mut queue.force) {
-                    return Job::Freeze;
-                }
-                if writer.compaction_is_due() && !queue.keep {
-                    queue.busy = true;
-                    return Job::Compact;
-                }
-            }
-            writer.clear_retired();
-            let waited = self.queue_changed.wait_timeout(queue, self.memtable_age).expect(HELD);
-            queue = waited.0;
-            if waited.1.timed_out() && !queue.hold {
-                return Job::Freeze;
-            }
-        }
-    }
-
-    /// Between two batches of removal. False if something more pressing waits: a memtable beyond
-    /// the `own` ones, a defragmentation, the end.
-    fn rest(&self, time: Duration, own: usize) -> bool {
-        let idle = |queue: &mut Queue| queue.frozen.len() <= own && !queue.keep && !queue.stop;
-        let queue = self.queue.lock().expect(HELD);
-        let (mut queue, _) = self.queue_changed.wait_timeout_while(queue, time, idle).expect(HELD);
-        idle(&mut queue)
-    }
-
     /// Begins a defragmentation: from the return on nothing is removed from the database, which is
     /// given.
     pub(super) fn keep(&self) -> Result<Arc<Store>, Fault> {
-        let mut queue = self.queue.lock().expect(HELD);
+        let mut queue = self.queue();
         queue.keep = true;
         self.wait_until_idle(queue)?;
         self.current().tables.base.store().cloned()
@@ -452,7 +375,7 @@ impl Shared {
 
     /// Its last step: from the return on nothing is written either.
     pub(super) fn hold(&self) -> Result<(), Fault> {
-        let mut queue = self.queue.lock().expect(HELD);
+        let mut queue = self.queue();
         queue.hold = true;
         self.wait_until_idle(queue)
     }
@@ -473,13 +396,13 @@ impl Shared {
 
     /// Whether a defragmentation may go on.
     pub(super) fn goes_on(&self) -> Result<(), Fault> {
-        Self::alive(&self.queue.lock().expect(HELD))
+        Self::alive(&self.queue())
     }
 
     /// Makes another database, of the same contents, the one that is read and written.
     pub(super) fn move_to(&self, store: Arc<Store>, base: Arc<Base>) {
         self.rebase(base);
-        self.queue.lock().expect(HELD).moved = Some(store);
+        self.queue().moved = Some(store);
     }
 
     /// Ends a defragmentation. Where it has failed so that the database cannot be trusted to be
@@ -488,7 +411,7 @@ impl Shared {
         if let Some(fault) = fatal {
             self.fail(fault);
         }
-        let mut queue = self.queue.lock().expect(HELD);
+        let mut queue = self.queue();
         (queue.keep, queue.hold) = (false, false);
         self.queue_changed.notify_all();
     }

@@ -28,7 +28,7 @@ use crate::{
         digest::{Digest, Hasher},
         lease::{Lease, Leases},
         range::{self, RowSink, Summary},
-        rows::{Meta, Rows as _},
+        rows::Rows as _,
     },
 };
 
@@ -50,16 +50,6 @@ pub struct StoreSizes {
     pub keys: u64,
     /// The file of the database.
     pub file: u64,
-}
-
-/// What is applied and not yet on disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Backlog {
-    /// Bytes in the memtable being filled.
-    pub active_bytes: usize,
-    /// Memtables waiting to be written; at [`crate::limits::MEMTABLES_FROZEN_MAX`] the next full
-    /// one makes `apply` wait.
-    pub frozen: usize,
 }
 
 impl Reader {
@@ -138,12 +128,6 @@ impl Reader {
     /// As [`Self::defragment`], on this thread; not beside another one.
     pub fn defragment_now(&self) -> Result<(), Fault> {
         defragment::run(&self.shared, &self.home)
-    }
-
-    #[must_use]
-    pub fn backlog(&self) -> Backlog {
-        let active_bytes = self.shared.current().tables.active.bytes();
-        Backlog { active_bytes, frozen: self.shared.frozen() }
     }
 }
 
@@ -309,24 +293,12 @@ impl View {
         visit: &mut dyn FnMut(&HistRow<'_>) -> Result<bool, Fault>,
     ) -> Result<(), Fault> {
         let tables = &self.current.tables;
-        tables.base.versions(Revision(0), upto.min(tables.base.revision), visit)?;
-        let mut next = tables.base.revision.next();
+        tables.versions(Revision(0), upto, visit)?;
+        let mut next = tables.stored().next();
         while next <= upto {
             let batch = tables.logged(next, 1024);
             for logged in batch.iter().filter(|logged| logged.revised.revision <= upto) {
-                for (nth, event) in logged.revised.events.iter().enumerate() {
-                    let kv = &event.kv;
-                    let meta = Meta {
-                        at: machine::rows::Version {
-                            main: logged.revised.revision,
-                            sub: u32::try_from(nth).expect("a revision changes fewer keys"),
-                        },
-                        create: kv.create,
-                        version: kv.version,
-                        lease: kv.lease,
-                        links: logged.traces[nth].links,
-                    };
-                    let dead = logged.traces[nth].dead;
+                for (meta, dead, kv) in logged.versions() {
                     visit(&HistRow { meta, dead, key: &kv.key, value: &kv.value })?;
                 }
             }

@@ -37,6 +37,25 @@ pub struct Touched {
     pub keys: BTreeMap<(LeaseId, Bytes), bool>,
 }
 
+impl Touched {
+    /// How many changes are noted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.leases.len() + self.keys.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Adds what was changed later.
+    pub fn extend(&mut self, later: Self) {
+        self.leases.extend(later.leases);
+        self.keys.extend(later.keys);
+    }
+}
+
 impl Leases {
     #[must_use]
     pub fn contains(&self, id: LeaseId) -> bool {
@@ -61,6 +80,12 @@ impl Leases {
     /// Puts back an attached key; false if there is no such lease.
     pub fn restore_key(&mut self, id: LeaseId, key: Bytes) -> bool {
         self.by_id.get_mut(&id).is_some_and(|lease| lease.keys.insert(key))
+    }
+
+    /// What has changed since the list was given away last.
+    #[must_use]
+    pub fn touched(&self) -> &Touched {
+        &self.touched
     }
 
     /// Gives away the list of changes and begins a new one.

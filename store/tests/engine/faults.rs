@@ -32,7 +32,7 @@ fn a_broken_disk_stops_the_engine_and_tears_nothing() {
         let mut engine = open(&disk, 20_000);
         disk.fail_after(operations, DiskFault::Io);
         let fault = (0..10_000).find_map(|index| engine.apply(index, None, &[put(index)]).err());
-        assert!(matches!(fault, Some(Fault::Database(_))), "{fault:?}");
+        assert!(matches!(fault, Some(Fault::Database(_) | Fault::Io { .. })), "{fault:?}");
         assert!(engine.reader().fault().borrow().is_some());
         assert!(engine.checkpoint().is_err());
         drop(engine);
@@ -127,7 +127,7 @@ fn a_file_that_is_no_database_is_refused() {
 #[test]
 fn a_checkpoint_comes_with_age() {
     let disk = healthy();
-    let aged = EngineConfig { memtable_age: Duration::from_millis(20), ..config(&disk, 1 << 30) };
+    let aged = EngineConfig { idle: Duration::from_millis(20), ..config(&disk, 1 << 30) };
     let mut engine = Engine::open(aged).unwrap();
     let mut durable = engine.reader().durable();
     engine.apply(0, None, &[put(0)]).unwrap();

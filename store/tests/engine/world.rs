@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redb::{ReadableDatabase as _, ReadableTableMetadata as _};
 use store::{
     command::{Command, LeaseId, Outcome, RangeQuery, Refusal, Revised, Revision, decode, encode},
-    engine::{Budget, Engine, EngineConfig, Identity, Storage},
+    engine::{Budget, Engine, EngineConfig, Identity, RunLimits, Storage},
     fault::Error,
 };
 
@@ -24,7 +24,10 @@ pub(crate) fn open(disk: &Disk, memtable_bytes: usize) -> Engine {
 pub(crate) fn config(disk: &Disk, memtable_bytes: usize) -> EngineConfig {
     EngineConfig {
         memtable_bytes,
-        memtable_age: Duration::from_secs(3600),
+        // A few memtables, so that reads find rows at all levels.
+        run: RunLimits { versions: 12, key_bytes: 1_000, bytes: 2_000 },
+        age: Duration::from_secs(3600),
+        idle: Duration::from_secs(3600),
         cache_bytes: 1 << 20,
         compact_slice: 3,
         compact_gather: 5,
