@@ -165,6 +165,7 @@ impl Node {
             reader: reader.clone(),
             raft: raft.clone(),
             wal: wal_timings,
+            hashes: rpc::Told::default(),
             gates: config.gates.clone(),
             watching,
             leases: Arc::clone(&leases),

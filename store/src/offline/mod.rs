@@ -20,12 +20,14 @@ mod print;
 mod repair;
 mod restore;
 mod stopped;
+mod takeover;
 
 use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
 use self::print::Format;
+pub use self::takeover::take_over;
 
 /// What `store --help` says about this folder.
 pub const SUMMARY: &str = "\

@@ -112,31 +112,45 @@ impl Target {
         }
         let member = data_dir.join("member");
         make_directory(&member)?;
-        let (part, db) = (member.join("db.part"), member.join("db"));
-        let loaded = image::import(
-            image,
-            Storage::Directory(part.clone()),
-            identity,
-            options,
-            &mut tell_versions,
-        );
+        let loaded = load(image, identity, options, &member, &mut tell_versions);
         let imported = loaded.inspect_err(|_| {
-            // What is left of a failed attempt has no use; not being able to remove it changes
-            // nothing about the failure.
-            let _ = fs::remove_dir_all(&part);
+            // Not being able to remove what has no use changes nothing about the failure.
             let _ = fs::remove_dir(&member);
             let _ = fs::remove_dir(&data_dir);
         })?;
         make_directory(self.wal_dir.as_deref().unwrap_or(&member.join("wal")))?;
-        fs::rename(&part, &db).map_err(|error| failed("rename", &part, &error))?;
-        for directory in [&member, &data_dir] {
-            File::open(directory)
-                .and_then(|directory| directory.sync_all())
-                .map_err(|error| failed("sync", directory, &error))?;
-        }
+        sync(&data_dir)?;
         tell(&imported, &data_dir);
         Ok(())
     }
+}
+
+/// Fills the database of a member's directory, which appears there whole or not at all.
+pub(super) fn load(
+    image: &Image<File>,
+    identity: Identity,
+    options: image::Options,
+    member: &Path,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Imported, Failure> {
+    let (part, db) = (member.join("db.part"), member.join("db"));
+    // Of an attempt that was killed.
+    if part.exists() {
+        fs::remove_dir_all(&part).map_err(|error| failed("remove", &part, &error))?;
+    }
+    let storage = Storage::Directory(part.clone());
+    let imported = image::import(image, storage, identity, options, progress).inspect_err(|_| {
+        let _ = fs::remove_dir_all(&part);
+    })?;
+    fs::rename(&part, &db).map_err(|error| failed("rename", &part, &error))?;
+    sync(member)?;
+    Ok(imported)
+}
+
+fn sync(directory: &Path) -> Result<(), Failure> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| failed("sync", directory, &error))
 }
 
 /// Versions between two lines of progress.
@@ -246,31 +260,8 @@ impl Import {
 
     fn directory(mut self, context: &Context) -> Result<(), Failure> {
         let member = self.source.join("member");
-        let db = member.join("snap/db");
-        let file = File::open(&db).map_err(|error| failed("open", &db, &error))?;
-        // etcd holds this lock for as long as it runs.
-        super::stopped::patiently(context, || match file.try_lock() {
-            Ok(()) => Ok(()),
-            Err(fs::TryLockError::WouldBlock) => {
-                Err(crate::fault::Fault::Locked { path: db.clone() })
-            }
-            Err(fs::TryLockError::Error(error)) => {
-                Err(crate::fault::Fault::io(format!("lock {}", db.display()), error))
-            }
-        })?;
-        let image = Image::open(file)?;
-        let small = Small::read(&image)?;
         let wal = self.source_wal_dir.clone().unwrap_or_else(|| member.join("wal"));
-        let log = image::read_etcd_log(&wal, small.consistent_index)?;
-        if let Some(index) = log.unapplied {
-            return Err(Failure::new(format!(
-                "etcd was not stopped cleanly: its log holds changes from entry {index} on that \
-                 its database (at entry {}) lacks, and only etcd can apply them. Start etcd on \
-                 this directory again, then either stop it with SIGTERM and import once more, or \
-                 take a backup with `etcdctl snapshot save FILE` and `store import FILE`",
-                small.consistent_index
-            )));
-        }
+        let EtcdData { image, small, log } = EtcdData::open(&member.join("snap/db"), &wal, context)?;
         let identity = match small.only_member() {
             Some((id, name, _)) if !self.target.names_cluster() && id == log.node => {
                 if self.target.data_dir.is_none() && self.target.name == "default" {
@@ -285,5 +276,42 @@ impl Import {
             _ => self.target.identity()?,
         };
         self.target.fill(&image, identity, image::Options::default())
+    }
+}
+
+/// What a stopped member of etcd's has left.
+pub(super) struct EtcdData {
+    pub(super) image: Image<File>,
+    pub(super) small: Small,
+    pub(super) log: image::LogSummary,
+}
+
+impl EtcdData {
+    /// Opens its database under its lock. Refuses one that lacks what is in the log.
+    pub(super) fn open(db: &Path, wal: &Path, context: &Context) -> Result<Self, Failure> {
+        let file = File::open(db).map_err(|error| failed("open", db, &error))?;
+        // etcd holds this lock for as long as it runs.
+        super::stopped::patiently(context, || match file.try_lock() {
+            Ok(()) => Ok(()),
+            Err(fs::TryLockError::WouldBlock) => {
+                Err(crate::fault::Fault::Locked { path: db.to_owned() })
+            }
+            Err(fs::TryLockError::Error(error)) => {
+                Err(crate::fault::Fault::io(format!("lock {}", db.display()), error))
+            }
+        })?;
+        let image = Image::open(file)?;
+        let small = Small::read(&image)?;
+        let log = image::read_etcd_log(wal, small.consistent_index)?;
+        if let Some(index) = log.unapplied {
+            return Err(Failure::new(format!(
+                "etcd was not stopped cleanly: its log holds changes from entry {index} on that \
+                 its database (at entry {}) lacks, and only etcd can apply them. Start etcd on \
+                 this directory again, then either stop it with SIGTERM and try once more, or \
+                 take a backup with `etcdctl snapshot save FILE` and `store import FILE`",
+                small.consistent_index
+            )));
+        }
+        Ok(Self { image, small, log })
     }
 }

@@ -162,6 +162,41 @@ fn etcds_data_directory_is_taken_over() {
 }
 
 #[test]
+fn a_server_that_starts_on_etcds_data_goes_on_with_them() {
+    let test = "offline::a_server_that_starts_on_etcds_data_goes_on_with_them";
+    let Some(tools) = Tools::find(test) else { return };
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let data = dir.path().join("data");
+    let mut etcd = Server::start(Program::Peer(tools.etcd.clone()), &data, &[]);
+    let leases = fill(&tools, &etcd);
+    let now = revision(&tools, &etcd);
+    let (expected, who) = (contents(&tools, &etcd, now, &leases), ids(&tools, &etcd));
+    let backup = dir.path().join("backup");
+    tools.ctl(&etcd, &["snapshot", "save", path(&backup)]);
+    etcd.process.stop();
+    // Its log is where ours will be, and would say already that it is ready.
+    fs::remove_file(data.with_extension("log")).expect("etcd has a log");
+    let mut ours = Server::start(Program::Ours, &data, &[]);
+    assert_eq!(contents(&tools, &ours, now, &leases), expected);
+    assert_eq!(ids(&tools, &ours), who);
+    tools.ctl(&ours, &["put", "only", "ours"]);
+    ours.restart();
+    assert_eq!(tools.ctl(&ours, &["get", "only"]), "only\nours\n", "taken over once, not again");
+    ours.process.stop();
+    etcd.restart();
+    assert_eq!(contents(&tools, &etcd, now, &leases), expected, "etcd's files are as they were");
+    etcd.process.kill();
+
+    // What `etcdutl` makes of a backup is such a directory too.
+    let restored = dir.path().join("restored");
+    let restore = ["snapshot", "restore", path(&backup), "--data-dir", path(&restored)];
+    let bump = ["--bump-revision", "1000", "--mark-compacted"];
+    good(Command::new(&tools.etcdutl).args(restore).args(bump));
+    let ours = Server::start(Program::Ours, &restored, &[]);
+    assert_eq!(revision(&tools, &ours), now + 1000);
+}
+
+#[test]
 fn a_stopped_directory_is_exported_verified_and_shrunk() {
     let test = "offline::a_stopped_directory_is_exported_verified_and_shrunk";
     let Some(tools) = Tools::find(test) else { return };
