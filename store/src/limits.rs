@@ -27,6 +27,9 @@ pub const QUOTA_BYTES_DEFAULT: u64 = 2 * 1024 * 1024 * 1024;
 /// What one retained version counts beside its key and value; etcd's figure for the same thing.
 pub const VERSION_BYTES_OVERHEAD: u64 = 256;
 
+/// What granting a lease counts when the quota is asked; etcd's figure.
+pub const LEASE_BYTES_OVERHEAD: u64 = 64;
+
 /// When a memtable is frozen and spilled. Of memtables and what is kept of the one before there are
 /// four at a time, the largest part of a busy store's memory.
 pub const MEMTABLE_BYTES: usize = 16 * 1024 * 1024;
@@ -218,6 +221,9 @@ pub const SNAPSHOT_BLOB_BYTES: usize = 32 * 1024;
 
 /// Snapshot messages that may wait for one client: enough to keep a fast one busy.
 pub const SNAPSHOT_BLOBS_WAITING_MAX: usize = 16;
+
+/// Digests that HashKV remembers for after a compaction to their revision, as many as etcd.
+pub const TOLD_HASHES_MAX: usize = 10;
 
 /// Snapshots being sent at a time, each with a thread; beyond it clients are told `too many
 /// requests`. One that is held open keeps old pages of the database from being used again.

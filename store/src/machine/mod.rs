@@ -45,6 +45,7 @@ use crate::{
         Refusal, Response, Revised, Revision, Sender, Txn, TxnAnswer,
     },
     fault::{Error, Fault},
+    limits::LEASE_BYTES_OVERHEAD,
 };
 
 /// The bytes the store may hold, and the member whose flag says so.
@@ -95,7 +96,10 @@ pub struct Applied {
 /// Applies one committed command.
 pub fn apply(state: &mut State, rows: &impl RowsMut, command: &Command) -> Result<Applied, Fault> {
     let (by, command) = command.parts();
-    let allowed = state.allow(command).and_then(|()| state.authorise(by, command));
+    let allowed = state
+        .allow(command)
+        .and_then(|()| state.authorise(by, command))
+        .and_then(|()| state.claim_space(command));
     let run = allowed.map_err(Error::from).and_then(|()| run(state, rows, command));
     let (result, revised) = match run {
         Ok((response, revised)) => (Ok(response), revised),
@@ -163,29 +167,63 @@ fn run(state: &mut State, rows: &impl RowsMut, command: &Command) -> Result<Run,
     Ok((response, None))
 }
 
+/// Space that a command may take, at most; what only frees some takes none.
+fn space(command: &Command) -> u64 {
+    match command {
+        Command::Put(put) => size::cost(&put.key, &put.value),
+        Command::Txn(txn) => txn::space(txn),
+        Command::LeaseGrant { .. } => LEASE_BYTES_OVERHEAD,
+        Command::Delete(_)
+        | Command::Compact(_)
+        | Command::LeaseRevoke(_)
+        | Command::LeaseCheckpoint(_)
+        | Command::RaiseAlarm(_)
+        | Command::ClearAlarm(_)
+        | Command::MemberAttributes(_)
+        | Command::Quota { .. }
+        | Command::Auth(_) => 0,
+        Command::Sent { command, .. } => space(command),
+    }
+}
+
 impl State {
     /// Under an alarm some commands are refused whatever they hold: without space those that could
     /// take more, with corrupt members all that change data.
     fn allow(&self, command: &Command) -> Result<(), Refusal> {
-        let (takes_space, changes_data) = match command {
-            Command::Put(_) | Command::LeaseGrant { .. } => (true, true),
-            Command::Txn(txn) => (txn::may_put(txn), true),
-            Command::Delete(_) | Command::Compact(_) | Command::LeaseRevoke(_) => (false, true),
+        let changes_data = match command {
+            Command::Put(_)
+            | Command::LeaseGrant { .. }
+            | Command::Txn(_)
+            | Command::Delete(_)
+            | Command::Compact(_)
+            | Command::LeaseRevoke(_) => true,
             Command::LeaseCheckpoint(_)
             | Command::RaiseAlarm(_)
             | Command::ClearAlarm(_)
             | Command::MemberAttributes(_)
             | Command::Quota { .. }
-            | Command::Auth(_) => (false, false),
+            | Command::Auth(_) => false,
             Command::Sent { command, .. } => return self.allow(command),
         };
         if changes_data && self.has_alarm(AlarmKind::Corrupt) {
             return Err(Refusal::Corrupt);
         }
-        if takes_space && self.has_alarm(AlarmKind::NoSpace) {
+        if space(command) > 0 && self.has_alarm(AlarmKind::NoSpace) {
             return Err(Refusal::NoSpace);
         }
         Ok(())
+    }
+
+    /// Refuses what the quota has no room for, and raises the alarm: from then on operators know, and
+    /// smaller writes do not slip in.
+    fn claim_space(&mut self, command: &Command) -> Result<(), Refusal> {
+        let cost = space(command);
+        let quota = self.quota;
+        if cost == 0 || quota.bytes == 0 || self.sizes.retained() + cost < quota.bytes {
+            return Ok(());
+        }
+        self.alarms.insert(Alarm { member: quota.member, kind: AlarmKind::NoSpace });
+        Err(Refusal::NoSpace)
     }
 
     /// The sender must be permitted what the command needs, as things are now: he was when it was
@@ -244,15 +282,7 @@ impl State {
             traces.push(Trace { links: meta.links, dead: self.sizes.dead });
             events.push(event);
         }
-        self.watch_quota();
         Some((Arc::new(Revised { revision: self.revision, events }), traces))
-    }
-
-    /// What crosses the quota has been done; the alarm refuses what comes next.
-    fn watch_quota(&mut self) {
-        if self.quota.bytes != 0 && self.sizes.retained() > self.quota.bytes {
-            self.alarms.insert(Alarm { member: self.quota.member, kind: AlarmKind::NoSpace });
-        }
     }
 
     /// Deletes the keys of a lease in one revision, in key order, and then the lease.

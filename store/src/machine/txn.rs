@@ -4,7 +4,7 @@
 //! state before the transaction. Only then do steps run, in order, each seeing what the ones before
 //! it wrote. The first refusal ends the whole transaction without effect.
 
-use super::{draft::Draft, rows::RowsMut};
+use super::{draft::Draft, rows::RowsMut, size};
 use crate::{
     command::{
         Compare, CompareResult, CompareTarget, KeyRange, KeyValue, Op, OpAnswer, Revision, Txn,
@@ -24,13 +24,17 @@ pub(super) fn run<R: RowsMut>(draft: &mut Draft<'_, R>, txn: &Txn) -> Result<Txn
     follow(draft, txn, &path)
 }
 
-/// Whether any branch could write: what the space quota is asked about.
-pub(super) fn may_put(txn: &Txn) -> bool {
-    txn.success.iter().chain(&txn.failure).any(|op| match op {
-        Op::Put(_) => true,
-        Op::Txn(nested) => may_put(nested),
-        Op::Range(_) | Op::Delete(_) => false,
-    })
+/// What the puts of the dearer branch take: what the space quota is asked about.
+pub(super) fn space(txn: &Txn) -> u64 {
+    let branch = |ops: &[Op]| -> u64 {
+        let costs = ops.iter().map(|op| match op {
+            Op::Put(put) => size::cost(&put.key, &put.value),
+            Op::Txn(nested) => space(nested),
+            Op::Range(_) | Op::Delete(_) => 0,
+        });
+        costs.sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
 }
 
 /// Answers a transaction that only asks, at the state of `current`.

@@ -134,26 +134,37 @@ impl Model {
         })
     }
 
-    fn check_alarms(&self, command: &Command) -> Result<(), Refusal> {
-        fn puts(txn: &Txn) -> bool {
-            let ops = txn.success.iter().chain(&txn.failure);
-            ops.into_iter().any(|op| match op {
-                Op::Put(_) => true,
-                Op::Txn(txn) => puts(txn),
-                _ => false,
-            })
+    fn check_alarms(&mut self, command: &Command) -> Result<(), Refusal> {
+        fn cost(ops: &[Op]) -> u64 {
+            let mut sum = 0;
+            for op in ops {
+                sum += match op {
+                    Op::Put(put) => put_cost(put),
+                    Op::Txn(txn) => cost(&txn.success).max(cost(&txn.failure)),
+                    _ => 0,
+                };
+            }
+            sum
+        }
+        fn put_cost(put: &Put) -> u64 {
+            VERSION_BYTES_OVERHEAD + (put.key.len() + put.value.len()) as u64
         }
         let has = |kind| self.alarms.iter().any(|alarm| alarm.kind == kind);
-        let (puts, writes) = match command {
-            Command::Put(_) | Command::LeaseGrant { .. } => (true, true),
-            Command::Txn(txn) => (puts(txn), true),
-            Command::Delete(_) | Command::LeaseRevoke(_) | Command::Compact(_) => (false, true),
-            _ => (false, false),
+        let (cost, writes) = match command {
+            Command::Put(put) => (put_cost(put), true),
+            Command::LeaseGrant { .. } => (64, true),
+            Command::Txn(txn) => (cost(&txn.success).max(cost(&txn.failure)), true),
+            Command::Delete(_) | Command::LeaseRevoke(_) | Command::Compact(_) => (0, true),
+            _ => (0, false),
         };
         if writes && has(AlarmKind::Corrupt) {
             return Err(Refusal::Corrupt);
         }
-        if puts && has(AlarmKind::NoSpace) {
+        let is_full = self.quota.0 != 0 && self.retained() + cost >= self.quota.0;
+        if cost > 0 && (is_full || has(AlarmKind::NoSpace)) {
+            if !has(AlarmKind::NoSpace) {
+                self.alarms.insert(Alarm { member: self.quota.1, kind: AlarmKind::NoSpace });
+            }
             return Err(Refusal::NoSpace);
         }
         Ok(())
@@ -169,9 +180,6 @@ impl Model {
             let at = Version { main: self.revision, sub };
             let kv = (event.kind == EventKind::Put).then(|| event.kv.clone());
             self.changes.push((at, event.kv.key.clone(), kv));
-        }
-        if self.quota.0 != 0 && self.retained() > self.quota.0 {
-            self.alarms.insert(Alarm { member: self.quota.1, kind: AlarmKind::NoSpace });
         }
         Some(Revised { revision: self.revision, events })
     }
