@@ -2,6 +2,7 @@
 
 use super::answers::Caller;
 use super::leadership::{Counts, Leadership, Progress};
+use super::members::Readdress;
 use super::propose::{Proposal, Unavailable};
 use crate::command::{Command, Outcome};
 use std::sync::Arc;
@@ -19,6 +20,7 @@ const BACKLOG_MAX: u64 = 5_000;
 pub struct Handle {
     pub(super) proposals: mpsc::Sender<Proposal>,
     pub(super) reads: mpsc::Sender<ReadRequest>,
+    pub(super) changes: mpsc::Sender<Readdress>,
     pub(super) progress: Arc<Progress>,
     pub(super) request_timeout: Duration,
     pub(super) stop: CancellationToken,
@@ -110,6 +112,25 @@ impl Handle {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(Unavailable::Stopped),
             Err(_) => Err(Unavailable::Timeout),
+        }
+    }
+
+    /// Where other members find this one.
+    pub fn peer_urls(&self) -> Vec<String> {
+        self.progress.urls()
+    }
+
+    /// Agrees on other addresses of this member.
+    pub async fn set_peer_urls(&self, urls: Vec<String>) -> Result<(), Unavailable> {
+        let (done, outcome) = oneshot::channel();
+        self.changes.try_send(Readdress { urls, done }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => Unavailable::Overloaded,
+            mpsc::error::TrySendError::Closed(_) => Unavailable::Stopped,
+        })?;
+        match timeout(self.request_timeout, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            // The sender went with the node, or is still somewhere on the way.
+            Ok(Err(_)) | Err(_) => Err(Unavailable::Unknown),
         }
     }
 

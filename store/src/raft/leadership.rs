@@ -7,8 +7,9 @@
 //!
 //! A restarted member knows its old vote but leads nothing: it starts without a leader.
 
-use super::types::{Entry, Vote};
+use super::types::{Entry, Peer, Vote};
 use openraft::EntryPayload;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 
@@ -31,6 +32,8 @@ pub(crate) struct Progress {
     last: AtomicU64,
     committed: AtomicU64,
     applied: AtomicU64,
+    /// Where other members find this one, as of the last applied entry.
+    urls: Mutex<Vec<String>>,
     pub(crate) counts: Counts,
 }
 
@@ -56,6 +59,7 @@ impl Progress {
             last: AtomicU64::new(0),
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
+            urls: Mutex::default(),
             counts: Counts::default(),
         }
     }
@@ -131,6 +135,19 @@ impl Progress {
     pub(crate) fn configured(&self, voters: impl Iterator<Item = u64>) {
         let voters: Vec<u64> = voters.collect();
         self.alone.store(voters == [self.me], Ordering::Release);
+    }
+
+    /// The members and their addresses, as applied.
+    pub(crate) fn found_at<'a>(&self, members: impl Iterator<Item = (&'a u64, &'a Peer)>) {
+        let mut urls = self.urls.lock().expect("nothing panics with the lock");
+        *urls = members
+            .filter(|(id, _)| **id == self.me)
+            .flat_map(|(_, peer)| peer.urls.iter().cloned())
+            .collect();
+    }
+
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.urls.lock().expect("nothing panics with the lock").clone()
     }
 
     pub(crate) fn cut(&self, next: u64) {

@@ -100,6 +100,7 @@ impl<S: StateMachine> Machine<S> {
         if let Some(applied) = &applied {
             progress.apply(applied.leader_id.term, applied.index);
             progress.commit(applied.index);
+            progress.found_at(state.membership.membership().nodes());
         }
         Ok(Self { inner, applied, state, progress })
     }
@@ -133,6 +134,7 @@ impl<S: StateMachine> Machine<S> {
             EntryPayload::Blank => Arc::default(),
             EntryPayload::Normal(batch) => batch.commands().map_err(io::Error::other)?,
             EntryPayload::Membership(membership) => {
+                self.progress.found_at(membership.nodes());
                 self.state.membership =
                     StoredMembership::new(Some(entry.log_id), membership.clone());
                 changed = true;

@@ -27,6 +27,7 @@ mod handle;
 mod leadership;
 mod log_store;
 mod machine;
+mod members;
 mod network;
 mod propose;
 mod replay;

@@ -10,6 +10,7 @@ use super::handle::{Handle, ReadRequest, Stop};
 use super::leadership::Progress;
 use super::log_store::LogStore;
 use super::machine::{Checkpoints, Machine, StateMachine};
+use super::members::{self, Readdress};
 use super::network::Network;
 use super::propose::{self, Entries, Proposal, Unavailable};
 use super::types::{Answer, Batch, Peer, Types};
@@ -32,6 +33,9 @@ use tokio_util::sync::CancellationToken;
 const ENTRIES_KEPT: u64 = 500;
 /// Reads that may wait for one confirmation.
 const READS_WAITING_MAX: usize = 65_536;
+
+/// Changes of members that may wait: operators make them by hand, one at a time.
+const CHANGES_WAITING_MAX: usize = 16;
 
 /// What a member needs to take part.
 #[derive(Clone, Debug)]
@@ -83,12 +87,14 @@ pub async fn start<S: StateMachine>(
 ) -> Result<Handle, StartError> {
     let (proposals, proposed) = mpsc::channel(PROPOSALS_WAITING_MAX);
     let (reads, reading) = mpsc::channel(READS_WAITING_MAX);
+    let (changes, changing) = mpsc::channel(CHANGES_WAITING_MAX);
     let (report, stopped) = watch::channel(None);
     let progress = Arc::new(Progress::new(config.id));
     let stop = CancellationToken::new();
     let handle = Handle {
         proposals,
         reads,
+        changes,
         progress: progress.clone(),
         request_timeout: config.request_timeout,
         stop: stop.clone(),
@@ -96,7 +102,7 @@ pub async fn start<S: StateMachine>(
         id: config.id,
     };
     let (started, outcome) = oneshot::channel();
-    let member = Member { config, wal, progress, proposed, reading, stop, report };
+    let member = Member { config, wal, progress, proposed, reading, changing, stop, report };
     let spawned = thread::Builder::new().name("raft".into()).spawn(move || {
         let _guard = AbortOnPanic("the Raft thread");
         // No sockets here, so none of the poller: without it the thread sleeps on a futex, and to
@@ -119,6 +125,7 @@ struct Member {
     progress: Arc<Progress>,
     proposed: mpsc::Receiver<Proposal>,
     reading: mpsc::Receiver<ReadRequest>,
+    changing: mpsc::Receiver<Readdress>,
     stop: CancellationToken,
     report: watch::Sender<Option<Stop>>,
 }
@@ -143,11 +150,14 @@ impl Member {
             self.config.segment_bytes,
         ));
         let reader = tokio::task::spawn(confirm_reads(self.reading, raft.clone()));
+        let changer =
+            tokio::task::spawn(members::change(self.changing, raft.clone(), self.config.id));
         // Nobody left to tell means that the caller gave up; then the token is cancelled too.
         drop(started.send(Ok(())));
         let stop = watch_over(&raft, &self.wal, checkpoints, self.stop).await;
         batcher.abort();
         reader.abort();
+        changer.abort();
         if let Err(error) = raft.shutdown().await {
             tracing::error!(%error, "a consensus task panicked; the process cannot go on");
             std::process::abort();

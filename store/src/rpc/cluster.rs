@@ -1,7 +1,7 @@
 //! The Cluster service: who the members are.
 //!
-//! There is one. What is asked about another one, or of this one what it cannot be, gets etcd's
-//! answer; a second member, and other peer addresses for the first, are not built yet.
+//! There is one, whose peer addresses can be changed. What is asked about another one, or of this
+//! one what it cannot be, gets etcd's answer; a second member is not built yet.
 //!
 //! As in etcd the headers here carry no revision.
 
@@ -35,7 +35,8 @@ impl pb::cluster_server::Cluster for Cluster {
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
         let urls = peer_urls(&request.into_inner().peer_ur_ls)?;
-        if urls.iter().any(|url| self.0.config.advertise_peer_urls.contains(url)) {
+        let own = self.0.raft.peer_urls();
+        if urls.iter().any(|url| own.contains(url)) {
             return Err(status::members(MembersRefusal::UrlsExist));
         }
         Err(status::not_built("MemberAdd"))
@@ -56,8 +57,9 @@ impl pb::cluster_server::Cluster for Cluster {
         let request = request.into_inner();
         let urls = peer_urls(&request.peer_ur_ls)?;
         self.is_own(request.id)?;
-        if urls != self.0.config.advertise_peer_urls {
-            return Err(status::not_built("MemberUpdate to other URLs"));
+        if urls != self.0.raft.peer_urls() {
+            tracing::info!(?urls, "this member's peer URLs change");
+            self.0.raft.set_peer_urls(urls).await.map_err(status::unavailable)?;
         }
         let header = Some(self.0.header(Revision(0)));
         Ok(Response::new(pb::MemberUpdateResponse { header, members: vec![self.own()] }))
@@ -76,11 +78,10 @@ impl Cluster {
     fn own(&self) -> pb::Member {
         let view = self.0.reader.view();
         let told = view.members().iter().find(|member| member.id == self.0.ids.member);
-        let peer_urls = self.0.config.advertise_peer_urls.iter();
         pb::Member {
             id: self.0.ids.member.0,
             name: told.map_or_else(String::new, |member| member.name.clone()),
-            peer_ur_ls: peer_urls.map(|url| url.as_str().to_owned()).collect(),
+            peer_ur_ls: self.0.raft.peer_urls(),
             client_ur_ls: told.map_or_else(Vec::new, |member| member.client_urls.clone()),
             is_learner: false,
         }
@@ -93,7 +94,7 @@ impl Cluster {
 }
 
 /// At least one, in order.
-fn peer_urls(urls: &[String]) -> Result<Vec<Url>, Status> {
+fn peer_urls(urls: &[String]) -> Result<Vec<String>, Status> {
     let bad = || status::members(MembersRefusal::UrlsInvalid);
     if urls.is_empty() {
         return Err(bad());
@@ -102,5 +103,5 @@ fn peer_urls(urls: &[String]) -> Result<Vec<Url>, Status> {
         urls.iter().map(|url| Url::parse(url)).collect::<Result<Vec<_>, _>>().map_err(|_| bad())?;
     urls.sort();
     urls.dedup();
-    Ok(urls)
+    Ok(urls.iter().map(|url| url.as_str().to_owned()).collect())
 }

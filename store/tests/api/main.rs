@@ -5,6 +5,7 @@ mod access;
 mod declared;
 mod input;
 mod lease;
+mod members;
 mod names;
 mod port;
 mod queue;
