@@ -293,8 +293,8 @@ impl Session {
         }
         let header = |revision| self.member.header(revision);
         let response = match self.taken.pop_front()? {
-            Message::Events { id, group, picks, form, fragment } => {
-                return Some(self.events(id, Part { group, picks, form }, fragment));
+            Message::Events { id, group, picks, form, fragment, now } => {
+                return Some(self.events(id, Part { group, picks, form, now }, fragment));
             }
             Message::Created { id, revision } => pb::WatchResponse {
                 header: Some(header(revision)),
@@ -355,11 +355,12 @@ impl Session {
                 }
                 _ => false,
             };
-            let Some(Message::Events { group, picks, form, .. }) = self.taken.pop_front_if(fits)
+            let Some(Message::Events { group, picks, form, now, .. }) =
+                self.taken.pop_front_if(fits)
             else {
                 break;
             };
-            parts.push(Part { group, picks, form });
+            parts.push(Part { group, picks, form, now });
         }
         self.events_frame(id, parts)
     }
@@ -367,7 +368,7 @@ impl Session {
     fn events_frame(&self, id: i64, parts: Vec<Part>) -> Frame {
         let last = parts.last().expect("a frame of events has some");
         let response = pb::WatchResponse {
-            header: Some(self.member.header(last.group.revision())),
+            header: Some(self.member.header(last.now)),
             watch_id: id,
             ..Default::default()
         };
@@ -404,6 +405,8 @@ struct Part {
     group: Arc<Group>,
     picks: Picks,
     form: Form,
+    /// What the header says.
+    now: Revision,
 }
 
 impl Part {
@@ -431,6 +434,7 @@ impl Part {
             group: Arc::clone(&self.group),
             picks: Picks::Some(places.into()),
             form: self.form,
+            now: self.now,
         };
         pieces.into_iter().map(piece).collect()
     }

@@ -222,7 +222,7 @@ impl Hub {
                 let group = &groups[found[0].group as usize];
                 let Some(picks) = watcher.choose(found, group) else { continue };
                 concerned = true;
-                if !stream.offer(watcher, group, picks) {
+                if !stream.offer(watcher, group, picks, group.revision()) {
                     watcher.synced = false;
                     watcher.next = group.revision();
                     stream.lagging.insert(slot);
@@ -297,6 +297,7 @@ impl Hub {
     /// synced; those that the outbox has no room for go on from where it ended.
     pub fn caught_up(&mut self, stream: StreamId, groups: &[Arc<Group>], upto: Revision) {
         let behind = self.furthest_behind(stream, groups.len(), upto);
+        let now = self.revision;
         let Some(state) = self.streams.get_mut(stream.0).and_then(Option::as_mut) else { return };
         for slot in behind {
             let watcher = self.slots[slot.0 as usize].as_mut().expect("lagging watchers are alive");
@@ -304,7 +305,7 @@ impl Hub {
             let missed = groups.iter().filter(|group| group.revision() >= from);
             let stopped = missed.into_iter().find(|group| {
                 let picks = watcher.picks(group);
-                picks.is_some_and(|picks| !state.offer(watcher, group, picks))
+                picks.is_some_and(|picks| !state.offer(watcher, group, picks, now))
             });
             match stopped {
                 Some(group) => watcher.next = group.revision(),

@@ -73,7 +73,16 @@ pub enum Message {
     /// Everything up to the revision has been sent; `None` speaks for the whole stream.
     Progress { id: Option<i64>, revision: Revision },
     /// Changes of one revision.
-    Events { id: i64, group: Arc<Group>, picks: Picks, form: Form, fragment: bool },
+    ///
+    /// `now` is where the store stood: at the group when it was applied, later when it is history.
+    Events {
+        id: i64,
+        group: Arc<Group>,
+        picks: Picks,
+        form: Form,
+        fragment: bool,
+        now: Revision,
+    },
 }
 
 /// Which events of a group a watcher gets.

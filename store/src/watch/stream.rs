@@ -68,12 +68,14 @@ impl Stream {
         self.events
     }
 
-    /// Puts a revision's events into the outbox, or says that there is no room.
+    /// Puts a revision's events into the outbox, or says that there is no room. `now` is where the
+    /// store stands.
     pub(super) fn offer(
         &mut self,
         watcher: &mut Watcher,
         group: &Arc<Group>,
         picks: Picks,
+        now: Revision,
     ) -> bool {
         if self.is_full() {
             return false;
@@ -87,6 +89,7 @@ impl Stream {
             picks,
             form: watcher.form,
             fragment: watcher.fragment,
+            now,
         });
         true
     }
