@@ -72,5 +72,5 @@ mod node;
 
 pub use auth::TokenError;
 pub use node::{Node, StartError};
-pub use rpc::API_VERSION;
+pub use rpc::{API_VERSION, SERVER_VERSION};
 pub use tls::TlsError;

@@ -116,7 +116,7 @@ fn lock_memory() -> Result<(), LockError> {
 
 /// Four lines, the first of which scripts read. Under etcd's name all four begin as etcd's do.
 fn version(as_etcd: bool) -> String {
-    let (api, own) = (store::API_VERSION, env!("CARGO_PKG_VERSION"));
+    let (api, own) = (store::SERVER_VERSION, env!("CARGO_PKG_VERSION"));
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     if !as_etcd {
         return format!(

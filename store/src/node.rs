@@ -314,11 +314,13 @@ impl Directories {
         let root = &config.disk.data_dir;
         make_private(root)?;
         let member = root.join("member");
+        let wal = config.disk.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
+        crate::offline::take_over(root, &wal)
+            .map_err(|reason| StartError::Directory { path: root.clone(), reason })?;
         if config.member.existing && !member.join("db").exists() {
             return Err(StartError::Joining);
         }
         make_private(&member)?;
-        let wal = config.disk.wal_dir.clone().unwrap_or_else(|| member.join("wal"));
         make_private(&wal)?;
         Ok(Some(Self { db: member.join("db"), wal }))
     }

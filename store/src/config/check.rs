@@ -133,11 +133,14 @@ fn listen(given: &Given) -> Result<ListenConfig, ConfigError> {
     }
     let places: Vec<&Url> = client_urls.iter().chain(&client_http_urls).collect();
     let tls = tls::tls(given, &places)?;
-    let wants_tls = places.iter().copied().chain(&metrics_urls).find(|url| url.tls());
-    if let (Some(url), None) = (wants_tls, &tls) {
-        return Err(invalid(format!(
-            "TLS key/cert (--cert-file, --key-file) must be provided for {url}"
-        )));
+    if tls.is_none() {
+        let needed = "TLS key/cert (--cert-file, --key-file) must be provided for";
+        if let Some(url) = places.iter().find(|url| url.tls()) {
+            return Err(invalid(format!("{needed} {url}")));
+        }
+        if let Some(url) = metrics_urls.iter().find(|url| url.tls()) {
+            return Err(invalid(format!("client {needed} metrics secure url {url}")));
+        }
     }
     let keepalive = KeepaliveConfig {
         interval: Some(given.time("grpc-keepalive-interval")).filter(|time| !time.is_zero()),

@@ -119,6 +119,7 @@ impl Given {
             Meaning::Works => {}
             _ if same(flag, &value, flag.default) => {}
             Meaning::Idle(reason) => {
+                self.warnings.extend(table::leaving(flag.name).map(str::to_owned));
                 self.warnings.push(format!("{said} changes nothing: {reason}"));
             }
             Meaning::Dead => {

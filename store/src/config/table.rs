@@ -51,6 +51,21 @@ pub(super) struct Flag {
     pub(super) help: &'static str,
 }
 
+/// What etcd says of options that it is about to drop; whoever upgrades looks for its words.
+const LEAVING: [(&str, &str); 2] = [
+    ("max-snapshots", "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
+    (
+        "v2-deprecation",
+        "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is \
+         enforced, ignoring user input.",
+    ),
+];
+
+/// Whether etcd is about to drop an option, in its words.
+pub(super) fn leaving(name: &str) -> Option<&'static str> {
+    LEAVING.iter().find(|(leaving, _)| *leaving == name).map(|(_, words)| *words)
+}
+
 /// The line of a name.
 pub(super) fn find(name: &str) -> Option<&'static Flag> {
     groups().flat_map(|(_, flags)| flags).find(|flag| flag.name == name)

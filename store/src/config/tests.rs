@@ -125,6 +125,9 @@ fn numbers_and_switches_are_gos() {
 fn what_changes_nothing_says_why() {
     for (arg, part) in [
         ("--max-wals=7", "--max-wals changes nothing: segments of the log"),
+        ("--max-snapshots=7", "--max-snapshots is deprecated in 3.6"),
+        ("--max-snapshots=7", "--max-snapshots changes nothing: a checkpoint"),
+        ("--v2-deprecation=gone", "The default value is enforced"),
         ("--peer-cert-file=x", "--peer-cert-file changes nothing: there is no other member"),
         ("--pre-vote=false", "--pre-vote changes nothing"),
         ("--force-new-cluster", "--force-new-cluster changes nothing: this member is alone"),

@@ -15,7 +15,7 @@ use tonic::body::Body;
 
 pub(crate) use access::Access;
 
-use crate::rpc::{API_VERSION, Router, Surface};
+use crate::rpc::{API_VERSION, Router, SERVER_VERSION, Surface};
 
 /// Answers a request that is not gRPC.
 pub(crate) async fn answer(
@@ -110,7 +110,7 @@ impl<'a> Page<'a> {
 
 fn version() -> String {
     format!(
-        "{{\"etcdserver\":\"{API_VERSION}\",\"etcdcluster\":\"{API_VERSION}\",\
+        "{{\"etcdserver\":\"{SERVER_VERSION}\",\"etcdcluster\":\"{API_VERSION}\",\
          \"storage\":\"{API_VERSION}\"}}"
     )
 }

@@ -5,7 +5,7 @@ use super::process;
 use crate::command::{AlarmKind, KeyRange, RangeQuery};
 use crate::histogram::Histogram;
 use crate::limits::SLOW_READS_MAX;
-use crate::rpc::{API_VERSION, Member};
+use crate::rpc::{API_VERSION, Member, SERVER_VERSION};
 
 /// Keys, revisions and their size.
 pub(super) fn data(page: &mut Page, member: &Member) {
@@ -20,7 +20,7 @@ pub(super) fn data(page: &mut Page, member: &Member) {
     let name = "etcd_mvcc_db_total_size_in_bytes";
     page.gauge(name, "Bytes of retained revisions, as the quota counts them.", sizes.retained);
     let name = "etcd_mvcc_db_total_size_in_use_in_bytes";
-    page.gauge(name, "Bytes of live keys, as the quota counts them.", sizes.live);
+    page.gauge(name, "The same: a defragmentation has nothing to give back.", sizes.retained);
     page.gauge("store_db_file_bytes", "The file of the database.", sizes.file);
     let quota = member.quota_bytes.unwrap_or(0);
     page.gauge("etcd_server_quota_backend_bytes", "The space quota.", quota);
@@ -137,8 +137,8 @@ pub(super) fn raft(page: &mut Page, member: &Member) {
 /// Who this is, and what is turned on.
 pub(super) fn identity(page: &mut Page, member: &Member) {
     let name = "etcd_server_version";
-    page.family(name, Kind::Gauge, "1, with the level of etcd's API.");
-    page.sample(name, &[("server_version", API_VERSION)], 1);
+    page.family(name, Kind::Gauge, "1, with the release of etcd that this store answers like.");
+    page.sample(name, &[("server_version", SERVER_VERSION)], 1);
     let name = "etcd_cluster_version";
     page.family(name, Kind::Gauge, "1, with the level of the cluster.");
     let cluster = API_VERSION.rsplit_once('.').map_or(API_VERSION, |(minor, _)| minor);

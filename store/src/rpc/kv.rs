@@ -48,7 +48,7 @@ impl pb::kv_server::Kv for Kv {
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let caller = self.0.caller(&request);
         let query = convert::range(request.into_inner()).map_err(status::invalid)?;
-        if !plainly_ordered(&query) {
+        if !plainly_ordered(&query) && !sorted_by_default(&query) {
             return Err(status::stream_unsupported("custom sort orders"));
         }
         if query.has_filters() {
@@ -229,12 +229,19 @@ fn plainly_ordered(query: &RangeQuery) -> bool {
     query.target == SortTarget::Key && query.order != SortOrder::Descend
 }
 
+/// By something else than the key, in no order that was asked for: ascending, says the API.
+fn sorted_by_default(query: &RangeQuery) -> bool {
+    query.target != SortTarget::Key && query.order == SortOrder::None
+}
+
 mod stream {
     //! `RangeStream`: the unary answer in pieces of bounded size.
     //!
     //! The revision is pinned when the first piece is read. Pieces carry rows only; the last one,
     //! and it alone, carries header, count and `more`, so that merging all of them gives the unary
     //! answer.
+    //!
+    //! What has to be sorted is read whole first, as for a unary answer, and only sent in pieces.
 
     use std::collections::VecDeque;
     use std::sync::Arc;
@@ -245,8 +252,8 @@ mod stream {
     use tonic::Status;
 
     use super::super::{Caller, Member, convert, read_error};
-    use super::range;
-    use crate::command::{KeyRange, KeyValue, RangeQuery, Revision};
+    use super::{range, sorted_by_default};
+    use crate::command::{KeyRange, KeyValue, RangeAnswer, RangeQuery, Revision};
 
     /// Rows of the first piece; later ones grow or shrink to fill about a request's size.
     const FIRST_ROWS: i64 = 10;
@@ -312,12 +319,14 @@ mod stream {
 
         /// Reads one piece; the one that finds the end also makes the final message.
         async fn read(&mut self) -> Result<(), Status> {
+            if sorted_by_default(&self.query) {
+                let answer = self.ask(self.query.clone()).await?;
+                self.cut(answer);
+                return Ok(());
+            }
             let mut query = self.query.clone();
             query.limit = self.wanted.map_or(self.rows, |wanted| wanted.min(self.rows));
-            let (reader, caller) = (self.member.reader.clone(), self.caller.clone());
-            let read = move || range(&reader.view(), &caller, &query);
-            let answer = self.member.slow_read(read).await?;
-            let answer = answer.map_err(read_error)?;
+            let answer = self.ask(query).await?;
             let start = self.started.get_or_insert(Start {
                 revision: answer.revision,
                 count: answer.count,
@@ -344,6 +353,30 @@ mod stream {
             Ok(())
         }
 
+        async fn ask(&self, query: RangeQuery) -> Result<RangeAnswer, Status> {
+            let (reader, caller) = (self.member.reader.clone(), self.caller.clone());
+            let read = move || range(&reader.view(), &caller, &query);
+            self.member.slow_read(read).await?.map_err(read_error)
+        }
+
+        /// Makes pieces of a whole answer.
+        fn cut(&mut self, answer: RangeAnswer) {
+            let mut piece = pb::RangeResponse::default();
+            let mut bytes = 0;
+            for kv in answer.kvs {
+                bytes += size(&kv);
+                piece.kvs.push(convert::key_value(kv));
+                if bytes > self.member.requests.max_bytes {
+                    self.ready.push_back(std::mem::take(&mut piece));
+                    bytes = 0;
+                }
+            }
+            piece.header = Some(self.member.header(answer.revision));
+            (piece.count, piece.more) = (answer.count, answer.more);
+            self.ready.push_back(piece);
+            self.done = true;
+        }
+
         /// Starts the next piece after the last row, and sizes it by this one.
         fn move_on(&mut self, kvs: &[KeyValue]) {
             let Some(last) = kvs.last() else { return };
@@ -353,7 +386,7 @@ mod stream {
                 KeyRange::Span(_, end) => KeyRange::Span(after, end),
                 KeyRange::From(_) => KeyRange::From(after),
             };
-            let bytes: usize = kvs.iter().map(|kv| kv.key.len() + kv.value.len() + 32).sum();
+            let bytes: usize = kvs.iter().map(size).sum();
             let target = self.member.requests.max_bytes;
             if bytes < target / 2 {
                 self.rows = self.rows.saturating_mul(2);
@@ -361,5 +394,10 @@ mod stream {
                 self.rows = (self.rows / 2).max(1);
             }
         }
+    }
+
+    /// What a row takes in an answer, about.
+    fn size(kv: &KeyValue) -> usize {
+        kv.key.len() + kv.value.len() + 32
     }
 }

@@ -9,7 +9,11 @@ use super::{Caller, Member, read_error, snapshot, status};
 use crate::command::{Alarm, AlarmKind, Command, MemberId, Response as Answer, Revision};
 use crate::machine::auth::needs::Need;
 
-/// The level of etcd's API that this store implements. Plain numbers: clients split it on dots.
+/// The release of etcd that this store answers like. Clients and scripts ask a server for it, and
+/// compare it with their own. Plain numbers: they split it on dots.
+pub const SERVER_VERSION: &str = "3.7.3";
+
+/// The level of etcd's API and storage that this is, as etcd writes it: releases share one.
 pub const API_VERSION: &str = "3.7.0";
 
 /// The same, as a cluster's version is given.
@@ -75,15 +79,16 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         let sizes = view.sizes();
         Ok(Response::new(pb::StatusResponse {
             header: Some(self.0.header(view.revision())),
-            version: API_VERSION.to_owned(),
-            // etcdctl divides by it.
+            version: SERVER_VERSION.to_owned(),
+            // Never 0: etcdctl divides by it, and in JSON it would be missing.
             db_size: bytes(sizes.retained).max(1),
             leader: raft.leader.unwrap_or_default(),
             raft_index: raft.committed,
             raft_term: raft.term,
             raft_applied_index: raft.applied,
             errors,
-            db_size_in_use: bytes(sizes.live),
+            // What could be given back without a compaction is no part of the first.
+            db_size_in_use: bytes(sizes.retained).max(1),
             is_learner: false,
             storage_version: API_VERSION.to_owned(),
             db_size_quota: self.0.quota_bytes.map_or(-1, bytes),
@@ -96,10 +101,16 @@ impl pb::maintenance_server::Maintenance for Maintenance {
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
         let at = Revision(request.into_inner().revision);
-        let reader = self.0.reader.clone();
+        let member = Arc::clone(&self.0);
         let hash = move || {
-            let view = reader.view();
-            view.hash_kv(at).map(|digest| (view.revision(), digest))
+            let view = member.reader.view();
+            let told = Some(view.compacted()).filter(|compacted| at == *compacted);
+            let digest = match told.and_then(|compacted| member.hashes.before(compacted)) {
+                Some(digest) => digest,
+                None => view.hash_kv(at)?,
+            };
+            member.hashes.remember(digest);
+            Ok::<_, crate::fault::Error>((view.revision(), digest))
         };
         let (revision, digest) = self.0.slow_read(hash).await?.map_err(read_error)?;
         Ok(Response::new(pb::HashKvResponse {

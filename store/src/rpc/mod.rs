@@ -16,6 +16,7 @@ mod counted;
 mod election;
 mod follow;
 mod gateway;
+mod hashes;
 mod health;
 mod kv;
 mod lease;
@@ -39,8 +40,9 @@ use tonic::Status;
 
 pub(crate) use authorise::{Caller, Credentials};
 pub(crate) use gateway::ThroughGateway;
+pub(crate) use hashes::Told;
 pub(crate) use lease::{Leases, observe};
-pub use maintenance::API_VERSION;
+pub use maintenance::{API_VERSION, SERVER_VERSION};
 pub(crate) use router::{Connections, Router, Surface};
 pub(crate) use watch::Watching;
 
@@ -66,6 +68,7 @@ pub(crate) struct Member {
     pub(crate) reader: Reader,
     pub(crate) raft: raft::Handle,
     pub(crate) wal: Arc<Timings>,
+    pub(crate) hashes: Told,
     pub(crate) gates: FeatureGates,
     pub(crate) watching: Arc<Watching>,
     pub(crate) leases: Arc<Leases>,

@@ -1,6 +1,7 @@
 //! Requests that make no sense get etcd's answer, in etcd's words, and change nothing.
 
 use super::*;
+use pb::range_request::SortTarget;
 
 fn op(request: pb::request_op::Request) -> pb::RequestOp {
     pb::RequestOp { request: Some(request) }
@@ -192,7 +193,7 @@ async fn a_stream_adds_up_to_the_unary_answer() {
     let world = World::start().await;
     let mut kv = world.kv();
     for n in 0..300 {
-        world.put(&format!("k{n:03}"), "v").await;
+        world.put(&format!("k{n:03}"), &format!("{}", 300 - n)).await;
     }
     for request in [
         range("k", "l"),
@@ -200,6 +201,9 @@ async fn a_stream_adds_up_to_the_unary_answer() {
         pb::RangeRequest { limit: 300, ..range("k", "l") },
         pb::RangeRequest { count_only: true, ..range("k", "l") },
         pb::RangeRequest { keys_only: true, revision: 200, ..range("k", "l") },
+        // No order, but a target: ascending. Keys and revisions are in the same order here.
+        pb::RangeRequest { sort_target: SortTarget::Value.into(), limit: 25, ..range("k", "l") },
+        pb::RangeRequest { sort_target: SortTarget::Mod.into(), ..range("k", "l") },
         range("none", ""),
     ] {
         let unary = kv.range(request.clone()).await.expect("a range").into_inner();
@@ -221,11 +225,51 @@ async fn a_stream_adds_up_to_the_unary_answer() {
 }
 
 #[tokio::test]
+async fn what_is_sorted_is_streamed_in_pieces_of_bounded_size() {
+    let world = World::start_with(|config| config.requests.max_bytes = 10_000).await;
+    for n in 0..30 {
+        world.put(&format!("k{n:02}"), &format!("{:02}{}", 30 - n, "x".repeat(1000))).await;
+    }
+    let sorted = pb::RangeRequest { sort_target: SortTarget::Value.into(), ..range("k", "l") };
+    let mut stream = world.kv().range_stream(sorted).await.expect("a stream").into_inner();
+    let mut pieces = Vec::new();
+    while let Some(piece) = stream.message().await.expect("a piece") {
+        pieces.push(piece.range_response.expect("never empty").kvs);
+    }
+    assert!(pieces.len() >= 3 && pieces.iter().all(|piece| piece.len() <= 11), "{}", pieces.len());
+    let keys: Vec<_> = pieces.concat().into_iter().map(|kv| kv.key).collect();
+    assert!(keys.len() == 30 && keys.iter().rev().is_sorted(), "{keys:?}");
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_hash_that_was_told_outlives_the_compaction_to_its_revision() {
+    let world = World::start().await;
+    for value in ["1", "2", "3"] {
+        world.put("a", value).await;
+    }
+    let ask = async |revision| {
+        let request = pb::HashKvRequest { revision };
+        let answer = world.maintenance().hash_kv(request).await.expect("a hash").into_inner();
+        (answer.hash, answer.compact_revision, answer.hash_revision)
+    };
+    let before = ask(4).await;
+    let upto = pb::CompactionRequest { revision: 4, physical: true };
+    world.kv().compact(upto).await.expect("a compaction");
+    assert_eq!(ask(4).await, before);
+    world.put("a", "4").await;
+    let now = ask(5).await;
+    assert_eq!((now.1, now.2), (4, 5), "later revisions are hashed anew");
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_store_refuses_writes_and_recovers() {
     let world = World::start_with(|config| config.disk.quota_bytes = Some(4000)).await;
     let mut kv = world.kv();
-    world.put("a", &"x".repeat(4000)).await;
+    world.put("a", &"x".repeat(3000)).await;
     let full = says(Code::ResourceExhausted, "mvcc: database space exceeded");
+    assert_eq!(refused(kv.put(put("a", &"x".repeat(1000))).await), full, "there is no room");
     assert_eq!(refused(kv.put(put("b", "v")).await), full);
     let grant = pb::LeaseGrantRequest { ttl: 60, id: 0 };
     assert_eq!(refused(world.lease().lease_grant(grant).await), full);

@@ -45,7 +45,7 @@ async fn http_is_served_beside_grpc() {
                        grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 1";
         assert!(get(*address, "/metrics").await.contains(counted));
     }
-    assert!(get(*client, "/version").await.contains("\"etcdserver\":\"3.7.0\""));
+    assert!(get(*client, "/version").await.contains("\"etcdserver\":\"3.7.3\""));
     assert!(get(*metrics, "/version").await.starts_with("HTTP/1.1 404"));
     assert!(get(*client, "/nowhere").await.starts_with("HTTP/1.1 404"));
     assert!(get(*client, "/v3/kv/range").await.starts_with("HTTP/1.1 501"));
