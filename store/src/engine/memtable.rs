@@ -29,9 +29,6 @@ use crate::{
 /// What an entry takes beside its key and value, in the map and in the log.
 const ENTRY_BYTES_OVERHEAD: usize = 512;
 
-/// As many keys as a memtable of the default size has when values are short.
-const FILTERED_KEYS: usize = 32_000;
-
 /// Counts what an event holds of the version it replaced, which came from below.
 fn replaced_bytes(revised: &Revised) -> usize {
     let prevs = revised.events.iter().filter_map(|event| event.prev.as_ref());
@@ -62,22 +59,12 @@ pub(super) struct Stored {
     pub(super) value: Bytes,
 }
 
+#[derive(Default)]
 pub(super) struct Memtable {
     rows: SkipMap<MemKey, Stored>,
     filter: Filter,
     pub(super) log: Arc<Log>,
     bytes: AtomicUsize,
-}
-
-impl Default for Memtable {
-    fn default() -> Self {
-        Self {
-            rows: SkipMap::new(),
-            filter: Filter::for_keys(FILTERED_KEYS),
-            log: Arc::default(),
-            bytes: AtomicUsize::new(0),
-        }
-    }
 }
 
 impl Memtable {

@@ -23,6 +23,7 @@ mod counters;
 mod counts;
 mod defragment;
 mod filter;
+mod heads;
 mod history;
 mod inspect;
 mod load;

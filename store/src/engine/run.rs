@@ -18,6 +18,8 @@
 //!   is behind reads them in one go.
 //! - `by_key` orders them by key, newest first, as memtables do. A spill merges it with the
 //!   memtable's, so however many memtables are in a run, a key is looked for once.
+//! - [`Heads`] finds the newest version of a key without a search: each write looks its key up, and
+//!   a binary search among so many is a dozen waits for memory.
 //!
 //! A run never changes: a spill makes another one, which shares file and stretches with the one
 //! before, and whoever reads the old one sees what it saw.
@@ -31,7 +33,7 @@ use bytes::Bytes;
 
 use super::{
     base::Found,
-    filter::Filter,
+    heads::{Head, Heads},
     memtable::Memtable,
     record::{self, HistRow},
 };
@@ -122,8 +124,8 @@ pub(super) struct Run {
     file: Option<Arc<dyn File>>,
     stretches: Vec<Arc<Stretch>>,
     by_key: Vec<Place>,
-    /// Shared by all runs of one file: what a later one adds does an earlier one no harm.
-    filter: Arc<Filter>,
+    /// Shared by all runs of one file; an earlier one may meet what a later one has added.
+    heads: Arc<Heads>,
     key_bytes: usize,
     bytes: u64,
     /// The newest revision of the store when it was spilled.
@@ -140,7 +142,7 @@ impl Run {
             file: None,
             stretches: Vec::new(),
             by_key: Vec::new(),
-            filter: Arc::new(Filter::for_keys(limits.versions)),
+            heads: Arc::new(Heads::for_keys(limits.versions)),
             key_bytes: 0,
             bytes: 0,
             revision: Revision(0),
@@ -167,7 +169,7 @@ impl Run {
             file: self.file.clone(),
             stretches: self.stretches.clone(),
             by_key: Vec::new(),
-            filter: Arc::clone(&self.filter),
+            heads: Arc::clone(&self.heads),
             key_bytes: self.key_bytes,
             bytes: self.bytes,
             revision,
@@ -201,7 +203,6 @@ impl Run {
                 record::write_hist(&mut row, &meta, dead, &kv.key, &kv.value);
                 self.bytes += row.len() as u64;
                 self.key_bytes += kv.key.len();
-                self.filter.add(&kv.key);
                 stretch.keys.extend_from_slice(&kv.key);
                 stretch.entries.push(Entry {
                     main: meta.at.main,
@@ -232,12 +233,17 @@ impl Run {
     fn merged(&self, table: &Memtable, grown: &Self) -> Vec<Place> {
         let versions = grown.stretches.iter().map(|stretch| stretch.entries.len()).sum();
         let mut merged = Vec::with_capacity(versions);
-        let mut old = self.by_key.iter().copied().peekable();
+        let (mut old, mut last) = (self.by_key.iter().copied().peekable(), None::<Vec<u8>>);
         table.each(&mut |key, at| {
             while let Some(place) = old.next_if(|place| self.key(*place) < key) {
                 merged.push(place);
             }
-            merged.push(grown.find(at).expect("what is in the map is in the log"));
+            let place = grown.find(at).expect("what is in the map is in the log");
+            if last.as_deref() != Some(key) {
+                grown.heads.put(key, place.0, |other| grown.key(Place(other)) == key);
+                last.get_or_insert_default().splice(.., key.iter().copied());
+            }
+            merged.push(place);
         });
         merged.extend(old);
         merged
@@ -297,8 +303,17 @@ impl Run {
 
     /// The newest version of a key at or below a revision.
     pub(super) fn get(&self, key: &[u8], at: Revision) -> Result<Option<Found>, Fault> {
-        if !self.filter.may_have(key) {
-            return Ok(None);
+        // Nothing is known of places that came after this run.
+        let is_key = |place| {
+            let place = Place(place);
+            (place.stretch() < self.stretches.len()).then(|| self.key(place) == key)
+        };
+        match self.heads.get(key, is_key) {
+            Head::None => return Ok(None),
+            Head::At(place) if self.at(Place(place)).main <= at => {
+                return self.found(Place(place)).map(Some);
+            }
+            Head::At(_) | Head::Unknown => {}
         }
         let newest = self.by_key.get(self.seek(key, Version { main: at, sub: u32::MAX }));
         match newest {
