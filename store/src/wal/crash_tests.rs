@@ -290,6 +290,32 @@ fn segments_are_recycled() {
     }
 }
 
+/// Goal: a spare that was long in the making is a file of its own, though the segment beside which
+/// it was begun has become a spare too, and though it was made twice.
+#[test]
+fn a_late_spare_takes_no_other_name() {
+    let disk = MemoryDisk::new(1);
+    let mut log = open(&disk).expect("an empty disk");
+    let (mut index, mut late) = (0, vec![log.prepare(), log.prepare()]);
+    // A segment takes a dozen of these.
+    let mut fill = |log: &mut Log, entries: u64| {
+        for _ in 0..entries {
+            let id = LogId { term: 1, index };
+            let entry = Entry { id, tag: 1, body: Bytes::from(vec![1; 500]) };
+            log.write([&Record::Entry(entry), &Record::Purge(id)]).expect("its files are there");
+            index += 1;
+        }
+        index - 1
+    };
+    let last = fill(&mut log, 20);
+    log.recycle(last).expect("a healthy disk");
+    while let Some(preparation) = late.pop() {
+        let spare = preparation.run(|| true).expect("a healthy disk");
+        log.adopt(spare.expect("never told to give up"));
+    }
+    fill(&mut log, 70);
+}
+
 #[test]
 fn nothing_is_recycled_before_the_checkpoint_covers_it() {
     let disk = MemoryDisk::new(1);

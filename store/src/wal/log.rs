@@ -295,15 +295,19 @@ impl Log {
         self.spares.is_empty() && self.failed.is_none()
     }
 
-    /// A job that fills a spare with zeros, to be run beside the log.
+    /// A job that fills a spare with zeros, to be run beside the log. It may take so long that the
+    /// present segment has become a spare meanwhile, so that one's name is not taken.
     pub fn prepare(&self) -> Preparation {
-        let name = format!("{SPARE}{:016x}", self.tip.header.number);
+        let name = format!("{SPARE}zeros-{:016x}", self.tip.header.number);
         Preparation { disk: self.disk.clone(), bytes: self.config.segment_bytes, name }
     }
 
     /// Takes a spare that a [`Preparation`] has made.
     pub fn adopt(&mut self, spare: String) {
-        self.spares.push(spare);
+        // One made twice beside the same segment is one file.
+        if !self.spares.contains(&spare) {
+            self.spares.push(spare);
+        }
     }
 
     /// The fault that stopped the log.
