@@ -36,6 +36,10 @@ const LEASE: u8 = 6 << 3;
 const BYTES_AT_FIRST: usize = 512;
 /// When the first row is here its siblings are taken to be alike, up to this much.
 const BYTES_AHEAD_MAX: usize = 1 << 20;
+/// What a sibling may be longer, by a digit here and there, before all that was written moves.
+const ROW_SLACK: usize = 4;
+/// What comes behind the rows.
+const AFTER_ROWS: usize = 16;
 
 /// An answer in the making.
 pub(super) struct RangeFrame {
@@ -73,7 +77,8 @@ impl RowSink for RangeFrame {
             + number_length(meta.lease.0);
         let whole = 1 + varint_length(length as u64) + length;
         let rows = self.rows.take().unwrap_or(1);
-        self.out.reserve(whole.max(whole.saturating_mul(rows).min(BYTES_AHEAD_MAX)));
+        let alike = whole.saturating_add(ROW_SLACK).saturating_mul(rows).saturating_add(AFTER_ROWS);
+        self.out.reserve(whole.max(alike.min(BYTES_AHEAD_MAX)));
         let out = &mut self.out;
         out.push(KVS);
         put_varint(out, length as u64);
