@@ -4,40 +4,37 @@
 //! its first byte to its last, so its HTTP/2 state never crosses a core. One acceptor per
 //! listening socket hands each connection to the worker with the fewest. Plain and TLS sockets,
 //! and the in-process pipes of an embedded store, differ only here: what comes out is a request
-//! for [`Router`].
+//! for [`Router`]. HTTP/2, which nearly all clients speak, is driven by [`http2`]; HTTP/1 by hyper.
 
-use std::future::Future;
+mod gather;
+mod http2;
+mod opening;
+
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use self::opening::Opened;
 use crate::limits::{CONNECTIONS_MAX, TLS_HANDSHAKE_DEADLINE};
-use crate::metered::{Greeting, Metered};
+use crate::metered::{Heard, Metered};
 use crate::pings::watched::Watched;
 use crate::raft::courier;
-use crate::rpc::{Connections, Router, Surface};
+use crate::rpc::{Answering, Router, Surface};
 use crate::socket::{Listener, Socket, Stream};
 use crate::tasks::Tasks;
 use crate::tls::{PeerCertificate, Tls};
-
-/// HTTP/2 flow-control windows: watch streams and large ranges need more than the 64 KiB default.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-
-/// All header fields of one request: a token is the largest of them. It also bounds how many pieces
-/// they may come in.
-const HEADERS_BYTES_MAX: u32 = 64 << 10;
 
 /// A client must have said what it is there for by then: begun to speak HTTP/2, or sent the headers
 /// of a request.
@@ -46,12 +43,6 @@ const GREETING_DEADLINE: Duration = Duration::from_secs(10);
 /// The headers of an HTTP/1 client's next request must have come by then. It may be silent until
 /// it sends them, and those that keep connections ask every half minute or so.
 const HEADERS_DEADLINE: Duration = Duration::from_secs(5 * 60);
-
-/// Streams that a client has opened and reset before they were looked at; more end the connection.
-const RESET_STREAMS_MAX: usize = 20;
-
-/// Streams reset because of the client's own errors; more end the connection.
-const ERROR_STREAMS_MAX: usize = 1024;
 
 /// How long connections may go on after the stop signal.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(3);
@@ -215,10 +206,13 @@ impl Drop for Leaving {
 
 async fn serve(arrival: Arrival, router: Arc<Router>, tasks: Tasks, stop: CancellationToken) {
     let surface = arrival.surface;
+    let stopping = Stopping { tasks, stop };
+    let counts_pings = surface.serves_grpc();
+    let mut door = Door { router, surface, secure: false, peer: None, counts_pings };
     match arrival.transport {
         Transport::Pipe(pipe) => {
-            let origin = Origin { counts_pings: false, ..Origin::plain(surface) };
-            speak(pipe, router, origin, tasks, stop).await;
+            door.counts_pings = false;
+            speak(pipe, door, stopping).await;
         }
         Transport::Socket(socket, tls) => {
             let remote = tls.is_some().then(|| socket.remote());
@@ -226,17 +220,15 @@ async fn serve(arrival: Arrival, router: Arc<Router>, tasks: Tasks, stop: Cancel
                 Ok(socket) => socket,
                 Err(error) => return tracing::warn!(%error, "a connection could not be used"),
             };
-            let Some(tls) = tls else {
-                return speak(socket, router, Origin::plain(surface), tasks, stop).await;
-            };
+            let Some(tls) = tls else { return speak(socket, door, stopping).await };
             let Some(secured) = shake_hands(&tls, socket, remote.as_deref()).await else { return };
             let chain = secured.get_ref().1.peer_certificates();
-            let peer = chain.and_then(PeerCertificate::new);
+            door.peer = chain.and_then(PeerCertificate::new);
+            door.secure = true;
             // Where HTTP shares the port, etcd leaves HTTP/2 over TLS to Go's server, which counts
             // no pings.
-            let counts_pings = surface == Surface::Grpc;
-            let origin = Origin { surface, secure: true, peer, counts_pings };
-            speak(secured, router, origin, tasks, stop).await;
+            door.counts_pings = surface == Surface::Grpc;
+            speak(secured, door, stopping).await;
         }
     }
 }
@@ -264,11 +256,12 @@ async fn shake_hands(
     None
 }
 
-/// Where a connection's requests come from.
-struct Origin {
+/// Where a connection's requests go, and what is said of where they come from.
+struct Door {
+    router: Arc<Router>,
     /// What the listener offers.
     surface: Surface,
-    /// Whether it speaks TLS.
+    /// Whether the connection speaks TLS.
     secure: bool,
     /// Who the client has proved to be.
     peer: Option<PeerCertificate>,
@@ -276,78 +269,96 @@ struct Origin {
     counts_pings: bool,
 }
 
-impl Origin {
-    fn plain(surface: Surface) -> Self {
-        Self { surface, secure: false, peer: None, counts_pings: surface.serves_grpc() }
+impl Door {
+    fn answer<B>(&self, mut request: http::Request<B>) -> Answering
+    where
+        B: http_body::Body<Data = Bytes, Error: std::error::Error + Send + Sync>,
+        B: Send + Unpin + 'static,
+    {
+        if let Some(peer) = &self.peer {
+            request.extensions_mut().insert(peer.clone());
+        }
+        Arc::clone(&self.router).route(request, self.surface, self.secure)
     }
+}
+
+/// What a connection needs to end in order.
+struct Stopping {
+    /// Where its streams run.
+    tasks: Tasks,
+    /// Given when no more requests are to be taken.
+    stop: CancellationToken,
 }
 
 /// Speaks HTTP/1 or HTTP/2, whichever the client begins with.
 async fn speak(
     io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    router: Arc<Router>,
-    origin: Origin,
-    tasks: Tasks,
-    stop: CancellationToken,
+    door: Door,
+    stopping: Stopping,
 ) {
-    let Connections { max_concurrent_streams, keepalive } = router.connections();
-    let mut builder = auto::Builder::new(Spawner(tasks));
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        // etcd sends none with gRPC, and each header of each answer costs.
-        .auto_date_header(false)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(max_concurrent_streams)
-        .max_header_list_size(HEADERS_BYTES_MAX)
-        .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
-        .max_local_error_reset_streams(ERROR_STREAMS_MAX)
-        .keep_alive_interval(keepalive.interval)
-        .keep_alive_timeout(keepalive.timeout);
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_DEADLINE);
-    let Origin { surface, secure, peer, counts_pings } = origin;
-    let greeting = Greeting::default();
-    let io = Metered::new(io, Arc::clone(router.metrics()), greeting.clone());
-    let io = Watched::new(io, counts_pings.then_some(keepalive.min_time));
-    let greeted = greeting.clone();
-    let service = hyper::service::service_fn(move |mut request: http::Request<_>| {
-        greeted.given();
-        if let Some(peer) = &peer {
-            request.extensions_mut().insert(peer.clone());
-        }
-        let answer = Arc::clone(&router).route(request, surface, secure);
-        answer.map(Ok::<_, std::convert::Infallible>)
-    });
+    let heard = Heard::new();
+    let io = Metered::new(io, Arc::clone(door.router.metrics()), heard.clone());
+    let min_time = door.router.connections().keepalive.min_time;
+    let io = Watched::new(io, door.counts_pings.then_some(min_time));
+    let deadline = Instant::now() + GREETING_DEADLINE;
+    let opened = tokio::select! {
+        opened = Opened::read(io) => opened,
+        () = tokio::time::sleep_until(deadline) => return quiet(),
+        () = stopping.stop.cancelled() => return,
+    };
+    let ended = match opened {
+        Ok(io) if io.is_over() => return,
+        // Once it has begun to speak HTTP/2 a client may be silent for as long as it likes: that is
+        // what an idle gRPC client is.
+        Ok(io) if io.is_http2() => http2::serve(io, door, heard, stopping).await,
+        Ok(io) => speak_http1(io, door, deadline, stopping.stop).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        // Clients that go away in the middle are everyday life.
+        tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// A connection of HTTP/1, one request after the other.
+async fn speak_http1(
+    io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    door: Door,
+    deadline: Instant,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let asked = Arc::new(AtomicBool::new(false));
+    let service = {
+        let asked = Arc::clone(&asked);
+        hyper::service::service_fn(move |request| {
+            asked.store(true, Ordering::Relaxed);
+            door.answer(request).whole().map(Ok::<_, std::convert::Infallible>)
+        })
+    };
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADERS_DEADLINE);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    // A client that connects and asks nothing holds a place that others may need.
+    let silence = async {
+        tokio::time::sleep_until(deadline).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending().await
+        }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = silence(&greeting) => return tracing::debug!("a client had nothing to say"),
+        () = silence => {
+            quiet();
+            return Ok(());
+        }
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
-    if let Err(error) = ended {
-        // Clients that go away in the middle are everyday life.
-        tracing::debug!(error, "a connection broke");
-    }
+    ended.map_err(io::Error::other)
 }
 
-/// Returns when a client should have said something and has not; otherwise never.
-async fn silence(greeting: &Greeting) {
-    tokio::time::sleep(GREETING_DEADLINE).await;
-    if greeting.was_given() {
-        std::future::pending().await
-    }
-}
-
-/// Lets hyper run a connection's streams as tasks of this worker.
-#[derive(Clone)]
-struct Spawner(Tasks);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Spawner {
-    fn execute(&self, stream: F) {
-        self.0.spawn("stream", stream);
-    }
+fn quiet() {
+    tracing::debug!("a client had nothing to say");
 }

@@ -1,47 +1,49 @@
-//! A connection that counts its bytes and knows whether its client has said anything yet.
-//!
-//! A client that connects and stays silent holds a place that others may need. Once it has begun to
-//! speak HTTP/2 it may be silent for as long as it likes: that is what an idle gRPC client is.
+//! A connection that counts its bytes and knows when its client was last heard of.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
-/// Whether a client has said what it is there for.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Greeting(Arc<AtomicBool>);
-
-impl Greeting {
-    /// It has.
-    pub(crate) fn given(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn was_given(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
+/// When a client was last heard of, to the millisecond.
+#[derive(Clone, Debug)]
+pub(crate) struct Heard {
+    began: Instant,
+    millis: Arc<AtomicU64>,
 }
 
-/// How HTTP/2 begins; of HTTP/1 no request does.
-const PREFACE: &[u8] = b"PRI ";
+impl Heard {
+    pub(crate) fn new() -> Self {
+        Self { began: Instant::now(), millis: Arc::default() }
+    }
+
+    pub(crate) fn last(&self) -> Instant {
+        self.began + Duration::from_millis(self.millis.load(Ordering::Relaxed))
+    }
+
+    fn now(&self) {
+        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.millis.store(millis, Ordering::Relaxed);
+    }
+}
 
 /// The connection.
 pub(crate) struct Metered<T> {
     io: T,
     metrics: Arc<Metrics>,
-    greeting: Greeting,
-    heard: bool,
+    heard: Heard,
 }
 
 impl<T> Metered<T> {
-    pub(crate) fn new(io: T, metrics: Arc<Metrics>, greeting: Greeting) -> Self {
-        Self { io, metrics, greeting, heard: false }
+    pub(crate) fn new(io: T, metrics: Arc<Metrics>, heard: Heard) -> Self {
+        Self { io, metrics, heard }
     }
 }
 
@@ -54,14 +56,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
-        let read = &buffer.filled()[before..];
-        if !this.heard && !read.is_empty() {
-            this.heard = true;
-            if read.starts_with(PREFACE) {
-                this.greeting.given();
-            }
+        let read = buffer.filled().len() - before;
+        if read > 0 {
+            this.heard.now();
         }
-        this.metrics.received_bytes(read.len());
+        this.metrics.received_bytes(read);
         Poll::Ready(Ok(()))
     }
 }

@@ -9,8 +9,8 @@ mod health;
 use std::sync::Arc;
 
 use ::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use bytes::Bytes;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tonic::body::Body;
 
 pub(crate) use access::Access;
@@ -18,12 +18,15 @@ pub(crate) use access::Access;
 use crate::rpc::{API_VERSION, Router, SERVER_VERSION, Surface};
 
 /// Answers a request that is not gRPC.
-pub(crate) async fn answer(
+pub(crate) async fn answer<B>(
     router: Arc<Router>,
-    request: Request<Incoming>,
+    request: Request<B>,
     surface: Surface,
     secure: bool,
-) -> Response<Body> {
+) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
     let access = Arc::clone(router.access());
     let refused = match secure {
         false => access.misdirected(&request),
@@ -43,11 +46,10 @@ pub(crate) async fn answer(
     response
 }
 
-async fn serve(
-    router: Arc<Router>,
-    request: Request<Incoming>,
-    surface: Surface,
-) -> Response<Body> {
+async fn serve<B>(router: Arc<Router>, request: Request<B>, surface: Surface) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+{
     if surface == Surface::Grpc {
         return not_found();
     }

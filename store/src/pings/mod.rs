@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use self::frames::{Follower, Head, Kind};
 
 /// How HTTP/2 begins; what begins otherwise is left alone.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The strikes that are overlooked.
 const STRIKES_MAX: u8 = 2;

@@ -40,7 +40,10 @@ where
 {
     if request.uri().path().ends_with("/List") {
         let all = |_: tonic::Request<ListRequest>| std::future::ready(Framed::of(&everything()));
-        return unary::serve(request, bytes_max, all).await;
+        return match unary::serve(request, bytes_max, all).await {
+            Ok(answer) => unary::respond(answer.into_bytes()),
+            Err(status) => status.into_http(),
+        };
     }
     let answered = HealthServer::new(HealthOfAll).call(request).await;
     answered.unwrap_or_else(|never| match never {})

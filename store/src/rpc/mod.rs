@@ -43,7 +43,7 @@ pub(crate) use gateway::ThroughGateway;
 pub(crate) use hashes::Told;
 pub(crate) use lease::{Leases, observe};
 pub use maintenance::{API_VERSION, SERVER_VERSION};
-pub(crate) use router::{Connections, Router, Surface};
+pub(crate) use router::{Answering, Reply, Router, Surface};
 pub(crate) use watch::Watching;
 
 use crate::auth::Gate;

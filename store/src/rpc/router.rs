@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hyper::body::Incoming;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::kv_server::Kv as _;
 use proto::etcdserverpb::lease_server::Lease as _;
@@ -68,6 +67,36 @@ impl Surface {
         match self {
             Self::Client | Self::Grpc => true,
             Self::Http | Self::Metrics => false,
+        }
+    }
+}
+
+/// How a request is being answered. The future is on the heap at once: it is moved several times
+/// before it runs.
+pub(crate) enum Answering {
+    /// By one message, soon: by whoever speaks to the client, beside its other work.
+    Quick(BoxFuture<'static, Reply>),
+    /// By anything, over any time.
+    Whole(BoxFuture<'static, ::http::Response<Body>>),
+}
+
+/// The answer to a quick call.
+pub(crate) enum Reply {
+    /// A message with its prefix; the status behind it is success.
+    Message(Bytes),
+    /// All of a response that has no body.
+    Failure(::http::Response<()>),
+}
+
+impl Answering {
+    /// The same for who wants responses only.
+    pub(crate) fn whole(self) -> BoxFuture<'static, ::http::Response<Body>> {
+        match self {
+            Self::Quick(reply) => Box::pin(reply.map(|reply| match reply {
+                Reply::Message(message) => unary::respond(message),
+                Reply::Failure(head) => head.map(|()| Body::empty()),
+            })),
+            Self::Whole(response) => response,
         }
     }
 }
@@ -162,14 +191,17 @@ impl Router {
         self.message_bytes_max
     }
 
-    /// Answers one request that came over a plain or a secure connection; never fails. The answer
-    /// is on the heap at once: hyper and tokio move it several times before it runs.
-    pub(crate) fn route(
+    /// Answers one request that came over a plain or a secure connection; never fails.
+    pub(crate) fn route<B>(
         self: Arc<Self>,
-        request: ::http::Request<Incoming>,
+        request: ::http::Request<B>,
         surface: Surface,
         secure: bool,
-    ) -> BoxFuture<'static, ::http::Response<Body>> {
+    ) -> Answering
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError> + Send,
+    {
         // gRPC is HTTP/2; over HTTP/1 the content type is somebody's mistake.
         let is_grpc = request.version() == ::http::Version::HTTP_2
             && request
@@ -179,14 +211,11 @@ impl Router {
         if is_grpc && surface.serves_grpc() {
             return self.grpc(request);
         }
-        Box::pin(http::answer(self, request, surface, secure))
+        Answering::Whole(Box::pin(http::answer(self, request, surface, secure)))
     }
 
     /// Answers a gRPC call, whoever made it.
-    pub(super) fn grpc<B>(
-        self: Arc<Self>,
-        request: ::http::Request<B>,
-    ) -> BoxFuture<'static, ::http::Response<Body>>
+    pub(super) fn grpc<B>(self: Arc<Self>, request: ::http::Request<B>) -> Answering
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError> + Send,
@@ -209,7 +238,7 @@ impl Router {
             return answer_now(status::unavailable(Unavailable::NoLeader { leader: None }));
         }
         if let Err(status) = self.member.door(&request) {
-            return self.finish(method, began, std::future::ready(status.into_http()));
+            return self.finish_whole(method, began, std::future::ready(status.into_http()));
         }
         if METHODS[method].shape == Shape::BidiStream {
             let metrics = Arc::clone(&self.metrics);
@@ -228,7 +257,7 @@ impl Router {
         method: usize,
         began: Instant,
         request: ::http::Request<B>,
-    ) -> BoxFuture<'static, ::http::Response<Body>>
+    ) -> Answering
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError> + Send,
@@ -237,24 +266,24 @@ impl Router {
         match METHODS[method].path {
             "/etcdserverpb.KV/Put" => {
                 let call = |put| async move { framed(kv.put(put).await) };
-                self.finish(method, began, unary::serve(request, max, call))
+                self.finish_quick(method, began, unary::serve(request, max, call))
             }
             "/etcdserverpb.KV/Range" => {
                 let call = |range| async move { kv.range_framed(range).await };
-                self.finish(method, began, unary::serve(request, max, call))
+                self.finish_quick(method, began, unary::serve(request, max, call))
             }
             "/etcdserverpb.KV/Txn" => {
                 let call = |txn| async move { framed(kv.txn(txn).await) };
-                self.finish(method, began, unary::serve(request, max, call))
+                self.finish_quick(method, began, unary::serve(request, max, call))
             }
             "/etcdserverpb.KV/DeleteRange" => {
                 let call = |delete| async move { framed(kv.delete_range(delete).await) };
-                self.finish(method, began, unary::serve(request, max, call))
+                self.finish_quick(method, began, unary::serve(request, max, call))
             }
             "/etcdserverpb.Lease/LeaseGrant" => {
                 let lease = LeaseService(Arc::clone(&self.member));
                 let call = |grant| async move { framed(lease.lease_grant(grant).await) };
-                self.finish(method, began, unary::serve(request, max, call))
+                self.finish_quick(method, began, unary::serve(request, max, call))
             }
             _ => self.at_length(method, began, request),
         }
@@ -266,30 +295,54 @@ impl Router {
         method: usize,
         began: Instant,
         request: ::http::Request<B>,
-    ) -> BoxFuture<'static, ::http::Response<Body>>
+    ) -> Answering
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError> + Send,
     {
         let router = Arc::clone(&self);
-        self.finish(method, began, async move { router.dispatch(request).await })
+        self.finish_whole(method, began, async move { router.dispatch(request).await })
     }
 
     /// What every call ends with: a panic becomes an error, and how it ended is counted.
-    fn finish(
+    fn finish_whole(
         self: Arc<Self>,
         method: usize,
         began: Instant,
         answered: impl Future<Output = ::http::Response<Body>> + Send + 'static,
-    ) -> BoxFuture<'static, ::http::Response<Body>> {
+    ) -> Answering {
         // A chain of functions and no async block: that would hold the call's state twice.
-        Box::pin(AssertUnwindSafe(answered).catch_unwind().map(move |answered| {
-            let response = answered.unwrap_or_else(|_| {
-                self.metrics.panicked();
-                status::handler_panicked().into_http()
-            });
+        Answering::Whole(Box::pin(AssertUnwindSafe(answered).catch_unwind().map(move |answered| {
+            let response = answered.unwrap_or_else(|_| self.panicked().into_http());
             self.count(method, began, response)
-        }))
+        })))
+    }
+
+    /// The same for one message.
+    fn finish_quick(
+        self: Arc<Self>,
+        method: usize,
+        began: Instant,
+        answered: impl Future<Output = Result<Framed, Status>> + Send + 'static,
+    ) -> Answering {
+        Answering::Quick(Box::pin(AssertUnwindSafe(answered).catch_unwind().map(move |answered| {
+            match answered.unwrap_or_else(|_| Err(self.panicked())) {
+                Ok(message) => {
+                    let took = began.elapsed();
+                    self.slow.request(METHODS[method].path, Code::Ok, took);
+                    self.metrics.handled(method, Code::Ok, took);
+                    Reply::Message(message.into_bytes())
+                }
+                Err(status) => {
+                    Reply::Failure(self.count(method, began, status.into_http()).map(drop))
+                }
+            }
+        })))
+    }
+
+    fn panicked(&self) -> Status {
+        self.metrics.panicked();
+        status::handler_panicked()
     }
 
     async fn dispatch<B>(&self, request: ::http::Request<B>) -> ::http::Response<Body>
@@ -351,8 +404,8 @@ impl Router {
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-fn answer_now(status: Status) -> BoxFuture<'static, ::http::Response<Body>> {
-    Box::pin(std::future::ready(status.into_http()))
+fn answer_now(status: Status) -> Answering {
+    Answering::Whole(Box::pin(std::future::ready(status.into_http())))
 }
 
 fn framed<A: prost::Message>(

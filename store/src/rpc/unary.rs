@@ -53,18 +53,22 @@ impl Framed {
         Ok(Self(frame.into()))
     }
 
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
     /// The message again.
     pub(super) fn decode<A: Message + Default>(&self) -> Result<A, Status> {
         A::decode(self.0.slice(PREFIX..)).map_err(|error| status::undecodable(&error))
     }
 }
 
-/// Reads the request, has it answered, and makes a response of that.
+/// Reads the request and has it answered.
 pub(super) fn serve<B, Q, F>(
     request: Request<B>,
     bytes_max: usize,
     call: impl FnOnce(tonic::Request<Q>) -> F + Send + 'static,
-) -> impl Future<Output = Response<Body>> + Send + 'static
+) -> impl Future<Output = Result<Framed, Status>> + Send + 'static
 where
     B: http_body::Body + Send + 'static,
     B::Data: Send,
@@ -74,21 +78,18 @@ where
 {
     let (parts, body) = request.into_parts();
     async move {
-        let message = match read(body, bytes_max).await {
-            Ok(message) => message,
-            Err(status) => return status.into_http(),
-        };
+        let message = read(body, bytes_max).await?;
         let metadata = MetadataMap::from_headers(parts.headers);
-        match call(tonic::Request::from_parts(metadata, parts.extensions, message)).await {
-            Ok(answer) => {
-                let mut response = Response::new(Body::new(Answer::Message(answer.0)));
-                let kind = HeaderValue::from_static("application/grpc");
-                response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
-                response
-            }
-            Err(status) => status.into_http(),
-        }
+        call(tonic::Request::from_parts(metadata, parts.extensions, message)).await
     }
+}
+
+/// An answer in the form that tonic gives it.
+pub(super) fn respond(answer: Bytes) -> Response<Body> {
+    let mut response = Response::new(Body::new(Answer::Message(answer)));
+    let kind = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+    response
 }
 
 /// The one message of a request. Frames after it are waited for, as a request ends with its body,
@@ -244,7 +245,8 @@ mod tests {
         let request = Request::new(Pieces(VecDeque::from([Framed::of(&put()).expect("small").0])));
         let echo =
             |request: tonic::Request<pb::PutRequest>| async move { Framed::of(request.get_ref()) };
-        let response = serve(request, 100, echo).await;
+        let answer = serve(request, 100, echo).await.expect("an answer");
+        let response = respond(answer.into_bytes());
         assert_eq!(response.headers()["content-type"], "application/grpc");
         let body = response.into_body().collect().await.expect("never fails");
         assert_eq!(body.trailers().expect("are sent")["grpc-status"], "0");

@@ -2,6 +2,7 @@
 //! ask, and what would be slow to ask with it.
 
 mod access;
+mod connection;
 mod declared;
 mod input;
 mod lease;

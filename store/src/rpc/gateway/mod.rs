@@ -337,7 +337,7 @@ impl tower::Service<Request<Body>> for InProcess {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let router = Arc::clone(&self.0);
-        Box::pin(async move { Ok(router.grpc(request).await) })
+        Box::pin(async move { Ok(router.grpc(request).whole().await) })
     }
 }
 
