@@ -5,6 +5,7 @@
 //! `tests/tools/fetch` brought, and end only what they started. A test that needs root asks
 //! [`root`] first; without root it names itself and counts as skipped.
 
+pub mod authority;
 pub mod cluster;
 pub mod differential;
 pub mod load;

@@ -23,6 +23,7 @@ pub struct Server {
     pub process: Process,
     /// `127.0.0.1:port` of the client listener.
     pub endpoint: String,
+    scheme: &'static str,
     dir: PathBuf,
     program: Program,
     peer_port: u16,
@@ -51,12 +52,33 @@ pub fn free_port() -> u16 {
 impl Server {
     /// Starts a member on the data folder `dir` and waits until it serves.
     pub fn start(program: Program, dir: &Path, extra: &[&str]) -> Self {
+        Self::start_by("http", program, dir, extra)
+    }
+
+    /// Starts a member that speaks TLS and wants certificates of `certs/ca.pem`; its own are
+    /// `certs/server.pem` and `certs/server.key`.
+    pub fn start_secure(program: Program, dir: &Path, certs: &Path, extra: &[&str]) -> Self {
+        let file = |flag: &str, name: &str| format!("--{flag}={}", certs.join(name).display());
+        let tls = [
+            file("cert-file", "server.pem"),
+            file("key-file", "server.key"),
+            file("trusted-ca-file", "ca.pem"),
+            "--client-cert-auth".to_owned(),
+        ];
+        let flags: Vec<&str> =
+            tls.iter().map(String::as_str).chain(extra.iter().copied()).collect();
+        Self::start_by("https", program, dir, &flags)
+    }
+
+    fn start_by(scheme: &'static str, program: Program, dir: &Path, extra: &[&str]) -> Self {
         let (client_port, peer_port) = (free_port(), free_port());
         let endpoint = format!("127.0.0.1:{client_port}");
         let extra: Vec<String> = extra.iter().map(ToString::to_string).collect();
-        let mut command = command(&program, dir, &endpoint, peer_port, &extra);
+        let url = format!("{scheme}://{endpoint}");
+        let mut command = command(&program, dir, &url, peer_port, &extra);
         let process = Process::start(&mut command, &log_path(dir));
-        let mut server = Self { process, endpoint, dir: dir.into(), program, peer_port, extra };
+        let dir = dir.to_path_buf();
+        let mut server = Self { process, endpoint, scheme, dir, program, peer_port, extra };
         server.process.wait_for("ready to serve client requests", 0);
         server
     }
@@ -64,7 +86,7 @@ impl Server {
     /// Starts it again on the same data and the same port, after it has ended, and does not wait.
     pub fn start_again(&mut self) {
         let mut command =
-            command(&self.program, &self.dir, &self.endpoint, self.peer_port, &self.extra);
+            command(&self.program, &self.dir, &self.url(), self.peer_port, &self.extra);
         self.process = Process::start(&mut command, &log_path(&self.dir));
     }
 
@@ -77,7 +99,7 @@ impl Server {
 
     /// The client URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.endpoint)
+        format!("{}://{}", self.scheme, self.endpoint)
     }
 }
 
@@ -86,13 +108,7 @@ fn log_path(dir: &Path) -> PathBuf {
 }
 
 /// The advertised peer URL is etcd's default, since member and cluster ids derive from it.
-fn command(
-    program: &Program,
-    dir: &Path,
-    endpoint: &str,
-    peer_port: u16,
-    extra: &[String],
-) -> Command {
+fn command(program: &Program, dir: &Path, url: &str, peer_port: u16, extra: &[String]) -> Command {
     let path = match program {
         Program::Ours => tools::ours("store"),
         Program::Peer(path) => path.clone(),
@@ -102,8 +118,8 @@ fn command(
         .args(["--name", "default", "--initial-cluster", "default=http://localhost:2380"])
         .args(["--initial-advertise-peer-urls", "http://localhost:2380"])
         .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"))
-        .arg(format!("--listen-client-urls=http://{endpoint}"))
-        .arg(format!("--advertise-client-urls=http://{endpoint}"))
+        .arg(format!("--listen-client-urls={url}"))
+        .arg(format!("--advertise-client-urls={url}"))
         .arg("--data-dir")
         .arg(dir)
         .args(extra);

@@ -1,6 +1,6 @@
 """A session of the Python client `etcd3gw`, which speaks JSON over HTTP.
 
-over_gateway.py HOST PORT
+over_gateway.py HOST PORT [auth CERTIFICATES]
 
 Prints what it has checked, and ends with an error at the first surprise.
 """
@@ -13,7 +13,20 @@ import etcd3gw
 from etcd3gw import exceptions
 from etcd3gw.utils import _encode
 
-client = etcd3gw.client(host=sys.argv[1], port=int(sys.argv[2]), timeout=10, api_path="/v3/")
+host, port = sys.argv[1], int(sys.argv[2])
+mode = sys.argv[3:4]
+
+
+def connect():
+    secure = {}
+    if mode == ["auth"]:
+        names = {"ca_cert": "ca.pem", "cert_cert": "client.pem", "cert_key": "client.key"}
+        secure = {what: f"{sys.argv[4]}/{name}" for what, name in names.items()}
+        secure["protocol"] = "https"
+    return etcd3gw.client(host=host, port=port, timeout=10, api_path="/v3/", **secure)
+
+
+client = connect()
 
 
 def done(what):
@@ -103,6 +116,25 @@ def refusals():
     done("refusals")
 
 
+def guarded():
+    """With users: root has been made and auth is on. The client cannot log in by itself."""
+    root = connect()
+    asked = {"name": "root", "password": "rootpw"}
+    token = root.post(root.get_url("/auth/authenticate"), json=asked)["token"]
+    root.session.headers["Authorization"] = token
+    assert root.put("gw/guarded", "1") is True
+    assert root.get("gw/guarded") == [b"1"]
+    try:
+        client.get("gw/guarded")
+        raise AssertionError("who has not logged in must be refused")
+    except exceptions.Etcd3Exception as error:
+        assert "user name is empty" in (error.detail_text or str(error)), error.detail_text
+    done("guarded")
+
+
+if mode == ["auth"]:
+    guarded()
+    sys.exit()
 for part in [values, transactions, watches, leases, locks, refusals, upkeep]:
     part()
     time.sleep(0)

@@ -1,6 +1,6 @@
 """A session of the Python client `etcd3`, which speaks gRPC.
 
-over_grpc.py HOST PORT [snapshot]
+over_grpc.py HOST PORT [snapshot | auth CERTIFICATES]
 
 Prints what it has checked, and ends with an error at the first surprise.
 """
@@ -12,7 +12,13 @@ import time
 import etcd3
 
 host, port = sys.argv[1], int(sys.argv[2])
-client = etcd3.client(host=host, port=port, timeout=10)
+mode = sys.argv[3:4]
+# gRPC gives no token away without TLS, so that users need certificates too.
+certificates = {}
+if mode == ["auth"]:
+    names = {"ca_cert": "ca.pem", "cert_cert": "client.pem", "cert_key": "client.key"}
+    certificates = {what: f"{sys.argv[4]}/{name}" for what, name in names.items()}
+client = etcd3.client(host=host, port=port, timeout=10, **certificates)
 
 
 def done(what):
@@ -146,8 +152,38 @@ def refusals():
     done("refusals")
 
 
-if sys.argv[3:] == ["snapshot"]:
+def guarded():
+    """With users: root has been made and auth is on."""
+    root = etcd3.client(
+        host=host, port=port, timeout=10, user="root", password="rootpw", **certificates
+    )
+    root.put("py/guarded", "1")
+    assert root.get("py/guarded")[0] == b"1"
+    events, cancel = root.watch("py/guarded")
+    root.put("py/guarded", "2")
+    assert next(events).value == b"2"
+    cancel()
+    for broken, reason in [
+        (lambda: client.get("py/guarded"), "user name is empty"),
+        (
+            lambda: etcd3.client(
+                host=host, port=port, timeout=10, user="root", password="wrong", **certificates
+            ),
+            "invalid user ID or password",
+        ),
+    ]:
+        try:
+            broken()
+            raise AssertionError(f"refused: {reason}")
+        except Exception as error:
+            assert reason in str(error), error
+    done("guarded")
+
+
+if mode == ["snapshot"]:
     snapshot()
+elif mode == ["auth"]:
+    guarded()
 else:
     for part in [values, transactions, watches, leases, locks, refusals, upkeep]:
         part()

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use tests::authority::Authority;
 use tests::server::{Program, Server, free_port};
 use tests::tools;
 use tests::world::text;
@@ -115,41 +116,20 @@ fn the_orchestrator_says_what_is_wrong_with_its_flags() {
     }
 }
 
-/// Writes a pair that is signed by `issuer`, and the names of its files.
-fn pair(dir: &Path, name: &str, issuer: &rcgen::Issuer<'_, rcgen::KeyPair>) -> [String; 2] {
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
-    let certificate = params.signed_by(&key, issuer).expect("a certificate");
-    let texts = [(".pem", certificate.pem()), (".key", key.serialize_pem())];
-    texts.map(|(extension, text)| {
-        let path = dir.join(format!("{name}{extension}"));
-        std::fs::write(&path, text).expect("written");
-        path.display().to_string()
-    })
-}
-
-/// Writes the certificate of a fresh authority.
-fn authority(dir: &Path, name: &str) -> (rcgen::Issuer<'static, rcgen::KeyPair>, String) {
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let mut params = rcgen::CertificateParams::new(Vec::new()).expect("parameters");
-    params.distinguished_name.push(rcgen::DnType::CommonName, name);
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let certificate = params.self_signed(&key).expect("a CA");
-    let path = dir.join(format!("{name}.pem"));
-    std::fs::write(&path, certificate.pem()).expect("written");
-    (rcgen::Issuer::new(params, key), path.display().to_string())
-}
-
 /// Goal: an orchestrator that cannot trust its store, or is not trusted by it, says so at once.
 /// Method: one store with client certificates, and every wrong way to come to it.
 #[test]
 fn a_wrong_certificate_for_the_store_is_told_in_one_line() {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
-    let (ours, ca) = authority(dir.path(), "ours");
-    let (theirs, their_ca) = authority(dir.path(), "theirs");
-    let [server_cert, server_key] = pair(dir.path(), "server", &ours);
-    let [cert, key] = pair(dir.path(), "client", &ours);
-    let [their_cert, their_key] = pair(dir.path(), "stranger", &theirs);
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let (ours, ca) = (Authority::new(&dir.path().join("ours.pem")), file("ours.pem"));
+    let (theirs, their_ca) = (Authority::new(&dir.path().join("theirs.pem")), file("theirs.pem"));
+    for (authority, name) in [(&ours, "server"), (&ours, "client"), (&theirs, "stranger")] {
+        authority.sign(&dir.path().join(name), |_| ());
+    }
+    let pair = |name: &str| (file(&format!("{name}.pem")), file(&format!("{name}.key")));
+    let ((server_cert, server_key), (cert, key)) = (pair("server"), pair("client"));
+    let (their_cert, their_key) = pair("stranger");
     let endpoint = format!("https://127.0.0.1:{}", free_port());
     let mut command = Command::new(tools::ours("store"));
     command.args([

@@ -12,13 +12,18 @@
 //! 'SUCCESS' 'FAILURE'` feeds an interactive transaction; `watch 'ARGS' LINES` starts a watch, and
 //! `watched` waits until it has printed that many lines and ends it; `lease NAME 'ARGS'` grants
 //! and remembers a lease, which later arguments name as `@NAME`; `stdin INPUT 'ARGS'` feeds INPUT to
-//! a command, and `talk INPUT 'ARGS' LINES` to one that goes on, as a watch does; `message TYPE 'ARGS'`
-//! decodes what `-w protobuf` prints; `report 'ARGS'` keeps the words and
-//! not the figures; `pause` waits for what says nothing; `twin` starts a second server, which later arguments name as
-//! `@TWIN` and `twin 'ARGS'` asks; `save 'ARGS'` saves a snapshot and has `etcdutl` judge it. `@DIR`
-//! is the test's folder. What no two runs have in common is masked.
+//! a command, and `talk INPUT 'ARGS' LINES` to one that goes on, as a watch does; `formats [INPUT]
+//! 'ARGS'` runs it with each output format, whose name is `@FORMAT`; `report 'ARGS'` keeps the words
+//! and not the figures; `pause` waits for what says nothing; `at 'ENDPOINTS' 'ARGS'` asks elsewhere;
+//! `env 'NAME=VALUE …' 'ARGS'` sets variables, that of the endpoint too; `twin` starts a second
+//! server, which later arguments name as `@TWIN` and `twin 'ARGS'` asks; `secure` starts one that
+//! speaks TLS, `@SECURE`, and `secure NAME 'ARGS'` asks it by the certificate of that name, or of
+//! `nobody`; `save` saves a snapshot and has `etcdutl` judge it. `@DIR` is the test's folder,
+//! `@ENDPOINT` the server. What no two runs have in common is masked.
 
+mod formats;
 mod mask;
+mod used;
 
 use std::error::Error;
 use std::fs;
@@ -27,11 +32,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use goldenscript::{Argument, Context};
-use prost::Message;
-use proto::etcdserverpb as pb;
+use tests::authority::Authority;
 use tests::process::eventually;
 use tests::server::{Program, Server};
 use tests::tools;
+
+use self::formats::{FORMATS, legible};
 
 fn program() -> Program {
     match std::env::var("TESTS_PEER") {
@@ -49,8 +55,10 @@ fn script(name: &str) {
     }
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     // Scripts about users log in with nearly every command.
-    let server = Server::start(program(), &dir.path().join("data"), &["--bcrypt-cost=4"]);
-    let mut runner = Runner { server, twin: None, dir, watch: None, leases: Vec::new() };
+    let flags = ["--bcrypt-cost=4", "--watch-progress-notify-interval=1s"];
+    let server = Server::start(program(), &dir.path().join("data"), &flags);
+    let leases = Vec::new();
+    let mut runner = Runner { server, twin: None, secure: None, dir, watch: None, leases };
     let path = format!("{}/tests/it/etcdctl/{name}.script", env!("CARGO_MANIFEST_DIR"));
     goldenscript::run(&mut runner, path).expect("the script's answers match");
 }
@@ -81,10 +89,22 @@ scripts!(
     check,
     snapshot,
     permissions,
+    each_format,
+    environment,
+    secure,
+    secure_mirror,
 );
+
+/// A minute for each workload, so only when asked for: `cargo test -p tests etcdctl -- --ignored`.
+#[test]
+#[ignore = "takes minutes, and a machine that does nothing else"]
+fn check_perf() {
+    script("check_perf");
+}
 
 struct Watch {
     child: Child,
+    args: String,
     output: PathBuf,
     lines: usize,
 }
@@ -100,6 +120,7 @@ impl Drop for Watch {
 struct Runner {
     server: Server,
     twin: Option<Server>,
+    secure: Option<Server>,
     dir: tempfile::TempDir,
     watch: Option<Watch>,
     leases: Vec<(String, String)>,
@@ -107,33 +128,55 @@ struct Runner {
 
 impl Runner {
     fn command(&self, version: &str, args: &str) -> Command {
-        self.command_to(&self.server, version, args)
+        self.command_to("@ENDPOINT", version, args)
     }
 
-    fn command_to(&self, server: &Server, version: &str, args: &str) -> Command {
+    /// The endpoints stand first: what follows `--` is another command's.
+    fn command_to(&self, endpoints: &str, version: &str, args: &str) -> Command {
+        let endpoints = format!("--endpoints={}", self.filled(endpoints));
+        self.with_first(&[endpoints], version, args)
+    }
+
+    fn with_first(&self, first: &[String], version: &str, args: &str) -> Command {
         let mut command = Command::new(tools::required(&format!("etcdctl-{version}")));
-        command.env("ETCDCTL_API", "3").arg(format!("--endpoints={}", server.endpoint));
-        let twin = self.twin.as_ref().map_or("", |twin| &twin.endpoint);
-        for word in words(args) {
-            let lease = self.leases.iter().find(|(name, _)| word == format!("@{name}"));
-            let word = lease.map_or_else(|| word.clone(), |(_, id)| id.clone());
-            let dir = self.dir.path().display().to_string();
-            command.arg(word.replace("@DIR", &dir).replace("@TWIN", twin));
-        }
+        command.env("ETCDCTL_API", "3").args(first);
+        command.args(words(args).iter().map(|word| self.filled(word)));
         command
     }
 
-    fn run_to_end(&self, version: &str, args: &str, input: &str) -> Result<String, Box<dyn Error>> {
-        self.finish(self.command(version, args), input)
+    /// A word with what is known by names put in.
+    fn filled(&self, word: &str) -> String {
+        if let Some((_, id)) = self.leases.iter().find(|(name, _)| word == format!("@{name}")) {
+            return id.clone();
+        }
+        let twin = self.twin.as_ref().map_or("", |twin| &twin.endpoint);
+        let secure = self.secure.as_ref().map(Server::url).unwrap_or_default();
+        word.replace("@DIR", &self.dir.path().display().to_string())
+            .replace("@TWIN", twin)
+            .replace("@SECURE", &secure)
+            .replace("@ENDPOINT", &self.server.endpoint)
     }
 
-    fn finish(&self, mut command: Command, input: &str) -> Result<String, Box<dyn Error>> {
+    fn run_to_end(&self, version: &str, args: &str, input: &str) -> Result<String, Box<dyn Error>> {
+        self.finish(self.command(version, args), args, input)
+    }
+
+    fn finish(
+        &self,
+        mut command: Command,
+        args: &str,
+        input: &str,
+    ) -> Result<String, Box<dyn Error>> {
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         // One that has nothing to ask may have ended already.
         let _ = child.stdin.take().expect("stdin is piped").write_all(input.as_bytes());
         let output = child.wait_with_output()?;
-        let mut text = String::from_utf8(output.stdout)?;
+        let mut text = legible(args, &output.stdout);
+        // Logs go to the error output, and stand in lines of their own.
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
         text.push_str(&String::from_utf8(output.stderr)?);
         if !output.status.success() {
             text.push_str(&format!("\nexit {}\n", output.status.code().unwrap_or(-1)));
@@ -141,37 +184,46 @@ impl Runner {
         Ok(self.mask(&text))
     }
 
-    /// Decodes the answer that `-w protobuf` prints.
-    fn message(&self, kind: &str, args: &str) -> Result<String, Box<dyn Error>> {
-        let output = self.command("3.7", &format!("{args} -w protobuf")).output()?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).into());
+    /// Each format in turn; `@FORMAT` is its name.
+    fn formats(&self, input: &str, args: &str) -> Result<String, Box<dyn Error>> {
+        let mut text = String::new();
+        for format in FORMATS {
+            let args = format!("-w {format} {}", args.replace("@FORMAT", format));
+            text.push_str(&format!("{format}:\n"));
+            let answer = self.run_to_end("3.7", &args, input)?;
+            text.extend(answer.lines().map(|line| mask::leases(line) + "\n"));
         }
-        let bytes = output.stdout.as_slice();
-        let text = match kind {
-            "range" => format!("{:?}", pb::RangeResponse::decode(bytes)?),
-            "put" => format!("{:?}", pb::PutResponse::decode(bytes)?),
-            "delete" => format!("{:?}", pb::DeleteRangeResponse::decode(bytes)?),
-            "members" => format!("{:?}", pb::MemberListResponse::decode(bytes)?),
-            "alarms" => format!("{:?}", pb::AlarmResponse::decode(bytes)?),
-            "roles" => format!("{:?}", pb::AuthRoleListResponse::decode(bytes)?),
-            "role" => format!("{:?}", pb::AuthRoleGetResponse::decode(bytes)?),
-            "users" => format!("{:?}", pb::AuthUserListResponse::decode(bytes)?),
-            "user" => format!("{:?}", pb::AuthUserGetResponse::decode(bytes)?),
-            "auth" => format!("{:?}", pb::AuthStatusResponse::decode(bytes)?),
-            other => return Err(format!("no message is called {other}").into()),
-        };
-        Ok(self.mask(&text))
+        Ok(text)
+    }
+
+    /// Asks the secure server by the certificate of that name; by none if it is `nobody`.
+    fn ask_secure(&self, name: &str, args: &str) -> Result<String, Box<dyn Error>> {
+        let pair = format!("--cert=@DIR/{name}.pem --key=@DIR/{name}.key");
+        let pair = if name == "nobody" { "" } else { &pair };
+        let args = format!("--cacert=@DIR/ca.pem {pair} {args}");
+        self.finish(self.command_to("@SECURE", "3.7", &args), &args, "")
+    }
+
+    /// Starts a server that speaks TLS, wants certificates, and knows names by them.
+    fn start_secure(&mut self) {
+        let dir = self.dir.path();
+        let authority = Authority::new(&dir.join("ca.pem"));
+        authority.sign_nameless(&dir.join("server"));
+        for name in ["root", "alice"] {
+            authority.sign_named(&dir.join(name), name);
+        }
+        Authority::new(&dir.join("stranger-ca.pem")).sign_named(&dir.join("stranger"), "root");
+        let flags = ["--bcrypt-cost=4"];
+        self.secure = Some(Server::start_secure(program(), &dir.join("secure"), dir, &flags));
     }
 
     /// Saves a snapshot and lets etcd's own tool look at it.
-    fn save(&self, args: &str) -> Result<String, Box<dyn Error>> {
+    fn save(&self) -> Result<String, Box<dyn Error>> {
         let path = self.dir.path().join("snapshot.db");
-        let mut text =
-            self.run_to_end("3.7", &format!("snapshot save {} {args}", path.display()), "")?;
+        let mut text = self.run_to_end("3.7", &format!("snapshot save {}", path.display()), "")?;
         let mut command = Command::new(tools::required("etcdutl-3.7"));
         command.args(["snapshot", "status", "-w", "json"]).arg(&path);
-        let status = self.finish(command, "")?;
+        let status = self.finish(command, "", "")?;
         // The hash is of the file, which is laid out as each server likes.
         let hash = status.find("\"hash\":").ok_or_else(|| status.clone())?;
         let end = status[hash..].find(',').map_or(status.len(), |end| hash + end);
@@ -186,6 +238,9 @@ impl Runner {
             .replace(&self.dir.path().display().to_string(), "DIR");
         if let Some(twin) = &self.twin {
             text = text.replace(&twin.endpoint, "TWIN");
+        }
+        if let Some(secure) = &self.secure {
+            text = text.replace(&secure.endpoint, "SECURE");
         }
         for (name, id) in &self.leases {
             text = text.replace(id, &format!("@{name}"));
@@ -209,7 +264,7 @@ impl Runner {
             .stderr(Stdio::null())
             .spawn()?;
         child.stdin.as_mut().expect("stdin is piped").write_all(input.as_bytes())?;
-        self.watch = Some(Watch { child, output, lines });
+        self.watch = Some(Watch { child, args: args.to_owned(), output, lines });
         // Until the watch is registered, "from now" is not yet now.
         std::thread::sleep(std::time::Duration::from_millis(500));
         Ok(String::new())
@@ -218,7 +273,7 @@ impl Runner {
     fn end_watch(&mut self) -> Result<String, Box<dyn Error>> {
         let watch = self.watch.take().ok_or("no watch is running")?;
         let text = eventually("the watch prints its lines", || {
-            let text = fs::read_to_string(&watch.output).unwrap_or_default();
+            let text = legible(&watch.args, &fs::read(&watch.output).unwrap_or_default());
             (text.lines().count() >= watch.lines).then_some(text)
         });
         Ok(self.mask(&text))
@@ -250,8 +305,24 @@ impl goldenscript::Runner for Runner {
             }
             ("watch", [args, lines]) => self.start(&format!("watch {args}"), lines.parse()?, ""),
             ("talk", [input, args, lines]) => self.start(args, lines.parse()?, input),
-            ("message", [kind, args]) => self.message(kind, args),
-            ("save", []) => self.save(""),
+            ("formats", [args]) => self.formats("", args),
+            ("formats", [input, args]) => self.formats(input, args),
+            ("at", [endpoints, args]) => {
+                self.finish(self.command_to(endpoints, "3.7", args), args, "")
+            }
+            ("env", [variables, args]) => {
+                let mut command = self.with_first(&[], "3.7", args);
+                command.env("ETCDCTL_ENDPOINTS", &self.server.endpoint);
+                let pairs = variables.split(' ').filter_map(|pair| pair.split_once('='));
+                command.envs(pairs.map(|(name, value)| (name, self.filled(value))));
+                self.finish(command, args, "")
+            }
+            ("secure", []) => {
+                self.start_secure();
+                Ok(String::new())
+            }
+            ("secure", [name, args]) => self.ask_secure(name, args),
+            ("save", []) => self.save(),
             ("report", [args]) => Ok(shape(&self.run_to_end("3.7", args, "")?)),
             ("pause", []) => {
                 // A mirror says nothing when it has caught up.
@@ -265,7 +336,7 @@ impl goldenscript::Runner for Runner {
             }
             ("twin", [args]) => {
                 let twin = self.twin.as_ref().ok_or("no twin is running")?;
-                self.finish(self.command_to(twin, "3.7", args), "")
+                self.finish(self.command_to(&twin.endpoint, "3.7", args), args, "")
             }
             ("watched", []) => self.end_watch(),
             ("lease", [name, args]) => {

@@ -5,15 +5,14 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose};
 use tempfile::TempDir;
+use tests::authority::Authority;
 use tests::process::{Process, eventually};
 use tests::server::free_port;
 use tests::tools;
@@ -75,39 +74,6 @@ impl Bench {
 fn fine(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(output));
     String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// An authority that writes pairs of files.
-struct Authority(Issuer<'static, KeyPair>);
-
-impl Authority {
-    fn new(ca: &Path) -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-        params.distinguished_name.push(DnType::CommonName, ca.display().to_string());
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let certificate = params.self_signed(&key).expect("a CA");
-        write(ca, &certificate.pem());
-        Self(Issuer::new(params, key))
-    }
-
-    /// Writes `<path>.pem` and `<path>.key`.
-    fn sign(&self, path: &Path, change: impl FnOnce(&mut CertificateParams)) {
-        let key = KeyPair::generate().expect("a key");
-        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("parameters");
-        params.distinguished_name.push(DnType::CommonName, "somebody");
-        change(&mut params);
-        let certificate = params.signed_by(&key, &self.0).expect("a certificate");
-        write(&path.with_extension("pem"), &certificate.pem());
-        write(&path.with_extension("key"), &key.serialize_pem());
-    }
-}
-
-/// A new file in the place of the old, as renewals do it.
-fn write(path: &Path, text: &str) {
-    let fresh = path.with_extension("fresh");
-    std::fs::write(&fresh, text).expect("it can be written");
-    std::fs::rename(&fresh, path).expect("it can be renamed");
 }
 
 fn for_clients(params: &mut CertificateParams) {

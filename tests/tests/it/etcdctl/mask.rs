@@ -2,11 +2,13 @@
 //! and the last part of a version.
 
 /// Numbers that depend on the clock, the disk, or how often the server was started.
-const NUMBERS: [&str; 16] = [
+const NUMBERS: [&str; 18] = [
     "\"raft_term\":",
     "\"RaftTerm\" : ",
     "\"ttl\":",
     "\"TTL\" : ",
+    "\"TTL\":",
+    "remaining(",
     "\"raftTerm\":",
     "\"raftIndex\":",
     "\"RaftIndex\" : ",
@@ -23,6 +25,10 @@ const NUMBERS: [&str; 16] = [
 /// The quota of a member's status; what follows it in its line are terms and indexes.
 const QUOTA: &str = "2.1 GB";
 
+/// A lease's id in JSON and in fields; a member's stands at the same place, and does not change.
+const IDS: [&str; 2] = ["\"ID\":", "\"ID\" : "];
+const MEMBER: &str = "10276657743932975437";
+
 /// One line, masked.
 pub(super) fn line(line: &str) -> String {
     let mut line = NUMBERS.iter().fold(line.to_string(), |line, name| field(&line, name));
@@ -34,6 +40,20 @@ pub(super) fn line(line: &str) -> String {
         line = line.replace(version, "3.7.*");
     }
     table(&lease_keys(&durations(&line)))
+}
+
+/// The ids of leases that have no name in the script.
+pub(super) fn leases(line: &str) -> String {
+    if let Some(rest) = line.strip_prefix("lease ")
+        && let Some((id, rest)) = rest.split_once(" granted ")
+        && !id.starts_with('@')
+    {
+        return format!("lease * granted {rest}");
+    }
+    if line.contains(MEMBER) && !line.contains("granted-ttl") && !line.contains("TTL") {
+        return line.to_string();
+    }
+    IDS.iter().fold(line.to_string(), |line, name| field(&line, name))
 }
 
 /// Replaces the number behind `name` by a star.
