@@ -204,6 +204,15 @@ impl Runner {
         self.finish(self.command_to("@SECURE", "3.7", &args), &args, "")
     }
 
+    /// Sets `NAME=VALUE` pairs in the environment, and the endpoint there too.
+    fn ask_by_variables(&self, variables: &str, args: &str) -> Result<String, Box<dyn Error>> {
+        let mut command = self.with_first(&[], "3.7", args);
+        command.env("ETCDCTL_ENDPOINTS", &self.server.endpoint);
+        let pairs = variables.split(' ').filter_map(|pair| pair.split_once('='));
+        command.envs(pairs.map(|(name, value)| (name, self.filled(value))));
+        self.finish(command, args, "")
+    }
+
     /// Starts a server that speaks TLS, wants certificates, and knows names by them.
     fn start_secure(&mut self) {
         let dir = self.dir.path();
@@ -310,13 +319,7 @@ impl goldenscript::Runner for Runner {
             ("at", [endpoints, args]) => {
                 self.finish(self.command_to(endpoints, "3.7", args), args, "")
             }
-            ("env", [variables, args]) => {
-                let mut command = self.with_first(&[], "3.7", args);
-                command.env("ETCDCTL_ENDPOINTS", &self.server.endpoint);
-                let pairs = variables.split(' ').filter_map(|pair| pair.split_once('='));
-                command.envs(pairs.map(|(name, value)| (name, self.filled(value))));
-                self.finish(command, args, "")
-            }
+            ("env", [variables, args]) => self.ask_by_variables(variables, args),
             ("secure", []) => {
                 self.start_secure();
                 Ok(String::new())

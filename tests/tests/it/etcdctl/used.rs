@@ -178,12 +178,12 @@ impl Used {
         let mut format = "simple";
         for (at, word) in words.iter().enumerate() {
             let (name, value) = word.split_once('=').unwrap_or((word, ""));
-            let name = match (name, command) {
-                ("-w", _) => "write-out",
-                ("-i", _) => "interactive",
-                ("-l", _) => "listen",
-                (name, _) => match name.strip_prefix("--") {
-                    Some(name) => name,
+            let name = match name {
+                "-w" => "write-out",
+                "-i" => "interactive",
+                "-l" => "listen",
+                long => match long.strip_prefix("--") {
+                    Some(long) => long,
                     None => continue,
                 },
             };
