@@ -13,10 +13,12 @@ use proptest::{
 };
 use store::{
     command::{
-        Alarm, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRange, KeyRange,
-        LeaseId, MemberId, Op, Put, RangeQuery, Revision, SortOrder, SortTarget, Txn,
+        Access, Alarm, AlarmKind, AuthOp, Command, Compare, CompareResult, CompareTarget,
+        DeleteRange, KeyRange, LeaseId, Login, MemberId, Op, PasswordHash, Permission, Put, ROOT,
+        RangeQuery, Revision, Sender, SortOrder, SortTarget, Txn,
     },
     engine::Budget,
+    machine::auth::needs::Act,
 };
 
 use crate::{model::Model, world::World};
@@ -25,6 +27,9 @@ use crate::{model::Model, world::World};
 enum Step {
     Entry(Vec<Command>),
     Range(RangeQuery),
+    /// A transaction that only asks.
+    Ask(Txn),
+    May(Option<Sender>, Act, KeyRange),
     History(Revision, usize, usize),
     Hash(Revision),
     Small,
@@ -42,7 +47,7 @@ const CASES: u32 = 1_200;
 fn the_engine_does_what_the_model_does() {
     let config = Config {
         cases: CASES,
-        rng_seed: RngSeed::Fixed(0x5709_e004),
+        rng_seed: RngSeed::Fixed(0x5709_e004 + crate::other_seeds()),
         failure_persistence: None,
         max_shrink_iters: 2_000,
         ..Config::default()
@@ -83,6 +88,14 @@ fn take(world: &mut World, step: Step) {
             }
             world.check_range(&query);
         }
+        Step::Ask(mut txn) => {
+            settle_txn(&world.model, &mut txn);
+            world.check_txn(&txn);
+        }
+        Step::May(mut by, act, range) => {
+            by.iter_mut().for_each(|by| settle_sender(&world.model, by));
+            world.check_permission(by.as_ref(), act, &range);
+        }
         Step::History(from, revisions, bytes) => {
             let from = at(&world.model, from);
             world.check_history(from, Budget { revisions, bytes });
@@ -118,7 +131,18 @@ fn settle(model: &Model, command: &mut Command) {
             upto.0 = lowest + (upto.0 % span).min(upto.0 % 7);
         }
         Command::Txn(txn) => settle_txn(model, txn),
+        Command::Sent { by, command } => {
+            settle_sender(model, by);
+            settle(model, command);
+        }
         _ => {}
+    }
+}
+
+/// What was drawn is how many changes ago he proved who he is.
+fn settle_sender(model: &Model, by: &mut Sender) {
+    if let Sender::User(login) = by {
+        login.revision = model.guard.revision.saturating_sub(login.revision);
     }
 }
 
@@ -141,8 +165,18 @@ fn settle_txn(model: &Model, txn: &mut Txn) {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        60 => vec(command(), 1..4).prop_map(Step::Entry),
+        60 => vec(sent(), 1..4).prop_map(Step::Entry),
+        2 => Just(Step::Entry(users())),
         30 => query().prop_map(Step::Range),
+        4 => (vec(compare(), 0..3), vec(query(), 0..3), vec(query(), 0..2)).prop_map(
+            |(compares, success, failure)| {
+                let ranges = |queries: Vec<_>| queries.into_iter().map(Op::Range).collect();
+                Step::Ask(Txn { compares, success: ranges(success), failure: ranges(failure) })
+            }
+        ),
+        10 => (by(), any::<bool>(), range()).prop_map(|(by, reads, range)| {
+            Step::May(by, if reads { Act::Read } else { Act::Write }, range)
+        }),
         6 => (drawn(), 1..20_usize, 1..4_000_usize)
             .prop_map(|(from, revisions, bytes)| Step::History(from, revisions, bytes)),
         3 => drawn().prop_map(Step::Hash),
@@ -165,6 +199,72 @@ fn command() -> impl Strategy<Value = Command> {
         1 => (lease(), 0..100_i64).prop_map(|left| Command::LeaseCheckpoint(vec![left])),
         1 => (0..60_000_u64).prop_map(|bytes| Command::Quota { bytes, member: MemberId(7) }),
         2 => Just(Command::ClearAlarm(Alarm { member: MemberId(7), kind: AlarmKind::NoSpace })),
+    ]
+}
+
+/// A command, mostly with somebody who sends it: once logging in is required nothing else is carried
+/// out.
+fn sent() -> impl Strategy<Value = Command> {
+    let command = prop_oneof![9 => command(), 1 => auth_op().prop_map(Command::Auth)];
+    (command, by()).prop_map(|(command, by)| match by {
+        Some(by) => command.by(by),
+        None => command,
+    })
+}
+
+fn by() -> impl Strategy<Value = Option<Sender>> {
+    let login = (user(), prop_oneof![8 => Just(0), 1 => 1..3_u64])
+        .prop_map(|(user, revision)| Sender::User(Login { user, revision }));
+    prop_oneof![3 => Just(None), 3 => Just(Some(Sender::Store)), 6 => login.prop_map(Some)]
+}
+
+/// The beginning of every session about users, which chance alone would seldom find.
+fn users() -> Vec<Command> {
+    let [root, alice] = [ROOT, "alice"].map(str::to_owned);
+    let hash = PasswordHash(Bytes::from_static(b"hash"));
+    let add = |name| AuthOp::UserAdd { name, hash: hash.clone(), no_password: false };
+    let give = |user, role: &str| AuthOp::UserGrantRole { user, role: role.to_owned() };
+    let role = AuthOp::RoleAdd { name: "r1".to_owned() };
+    let ops = [
+        add(root.clone()),
+        give(root, ROOT),
+        add(alice.clone()),
+        role,
+        give(alice, "r1"),
+        AuthOp::Enable,
+    ];
+    ops.map(|op| Command::Auth(op).by(Sender::Store)).into()
+}
+
+fn user() -> impl Strategy<Value = String> {
+    prop_oneof![4 => Just(ROOT), 5 => Just("alice"), 2 => Just("bob"), 1 => Just("")]
+        .prop_map(str::to_owned)
+}
+
+fn role() -> impl Strategy<Value = String> {
+    prop_oneof![1 => Just(ROOT), 5 => Just("r1"), 3 => Just("r2"), 1 => Just("")]
+        .prop_map(str::to_owned)
+}
+
+fn auth_op() -> impl Strategy<Value = AuthOp> {
+    let hash = || (0..3_u8).prop_map(|n| PasswordHash(Bytes::from(vec![b'h'; usize::from(n)])));
+    let access = prop_oneof![Just(Access::Read), Just(Access::Write), Just(Access::ReadWrite)];
+    prop_oneof![
+        1 => Just(AuthOp::Enable),
+        1 => Just(AuthOp::Disable),
+        4 => (user(), hash(), any::<bool>())
+            .prop_map(|(name, hash, no_password)| AuthOp::UserAdd { name, hash, no_password }),
+        1 => user().prop_map(|name| AuthOp::UserDelete { name }),
+        2 => (user(), hash()).prop_map(|(name, hash)| AuthOp::UserChangePassword { name, hash }),
+        6 => (user(), role()).prop_map(|(user, role)| AuthOp::UserGrantRole { user, role }),
+        1 => (user(), role()).prop_map(|(user, role)| AuthOp::UserRevokeRole { user, role }),
+        4 => role().prop_map(|name| AuthOp::RoleAdd { name }),
+        1 => role().prop_map(|name| AuthOp::RoleDelete { name }),
+        14 => (role(), access, range()).prop_map(|(role, access, range)| {
+            AuthOp::RoleGrantPermission { role, permission: Permission { access, range } }
+        }),
+        2 => (role(), range())
+            .prop_map(|(role, range)| AuthOp::RoleRevokePermission { role, range }),
     ]
 }
 

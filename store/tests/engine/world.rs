@@ -5,9 +5,16 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use redb::{ReadableDatabase as _, ReadableTableMetadata as _};
 use store::{
-    command::{Command, LeaseId, Outcome, RangeQuery, Refusal, Revised, Revision, decode, encode},
+    command::{
+        Command, KeyRange, LeaseId, Outcome, RangeQuery, Refusal, Revised, Revision, Sender, Txn,
+        decode, encode,
+    },
     engine::{Budget, Engine, EngineConfig, Identity, RunLimits, Storage},
     fault::Error,
+    machine::{
+        auth::needs::{Act, Need},
+        lease::Leases,
+    },
 };
 
 use crate::{
@@ -147,6 +154,8 @@ impl World {
         for nth in nth..self.log.len() {
             self.replay(nth);
         }
+        let view = self.engine().reader().view();
+        self.model.guard.check(view.auth());
     }
 
     /// Waits until compaction has been carried out, and looks at the tables: exactly what the model
@@ -172,6 +181,19 @@ impl World {
     pub(crate) fn check_range(&mut self, query: &RangeQuery) {
         let answer = refused(self.engine().reader().view().range(query));
         assert_eq!(answer, self.model.range(query), "{query:?}");
+    }
+
+    pub(crate) fn check_txn(&mut self, txn: &Txn) {
+        let answer = refused(self.engine().reader().view().txn(txn));
+        assert_eq!(answer, self.model.ask(txn), "{txn:?}");
+    }
+
+    /// Compares whether somebody may read or write a range.
+    pub(crate) fn check_permission(&mut self, by: Option<&Sender>, act: Act, range: &KeyRange) {
+        let view = self.engine().reader().view();
+        let told = view.auth().permits(by, Need::Keys(act, range), &Leases::default());
+        let expected = self.model.guard.permits(by, act, range);
+        assert_eq!(told, expected, "{by:?} {act:?} {range:?} by {:?}", self.model.guard);
     }
 
     /// Reads all history from a revision on, in portions, and compares.
@@ -213,6 +235,7 @@ impl World {
         assert_eq!(view.revision(), self.model.revision);
         assert_eq!(view.compacted(), self.model.compacted);
         assert_eq!(view.alarms(), self.model.alarms());
+        self.model.guard.check(view.auth());
         assert_eq!(view.sizes().retained, self.model.retained());
         assert_eq!(view.sizes().keys, self.model.live_keys());
         let leases: Vec<(LeaseId, i64, i64)> =

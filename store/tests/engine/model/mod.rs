@@ -3,6 +3,8 @@
 //! The whole history is kept as a list of changes, the newest state as a map; every answer is
 //! worked out from those, slowly. Nothing is shared with the machine but the words of `command`.
 
+mod guard;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -18,6 +20,8 @@ use store::{
     machine::rows::Version,
 };
 
+use guard::Guard;
+
 type Map = BTreeMap<Bytes, KeyValue>;
 
 pub(crate) struct Model {
@@ -29,6 +33,7 @@ pub(crate) struct Model {
     pub(crate) leases: BTreeMap<LeaseId, (i64, i64)>,
     alarms: BTreeSet<Alarm>,
     quota: (u64, MemberId),
+    pub(crate) guard: Guard,
 }
 
 impl Default for Model {
@@ -41,6 +46,7 @@ impl Default for Model {
             leases: BTreeMap::new(),
             alarms: BTreeSet::new(),
             quota: (0, MemberId(0)),
+            guard: Guard::default(),
         }
     }
 }
@@ -62,7 +68,9 @@ impl Model {
     }
 
     fn try_apply(&mut self, command: &Command) -> Result<(Response, Option<Revised>), Refusal> {
+        let (by, command) = command.parts();
         self.check_alarms(command)?;
+        self.guard.authorise(by, command, &|lease| self.keys_of(lease))?;
         let mut trial = Trial { model: self, map: self.current.clone(), events: Vec::new() };
         let response = match command {
             Command::Put(put) => Response::Put(trial.put(put)?),
@@ -130,6 +138,10 @@ impl Model {
                 Response::Quota
             }
             Command::MemberAttributes(_) => Response::MemberAttributes,
+            Command::Auth(op) => {
+                self.guard.change(op)?;
+                Response::Auth
+            }
             _ => unreachable!("handled by the caller"),
         })
     }
@@ -217,6 +229,11 @@ impl Model {
             return Err(Refusal::Compacted { compacted: self.compacted });
         }
         Ok(range(&self.state_at(at), query, self.revision))
+    }
+
+    /// A transaction that only asks, outside the log.
+    pub(crate) fn ask(&self, txn: &Txn) -> Result<TxnAnswer, Refusal> {
+        Trial { model: self, map: self.current.clone(), events: Vec::new() }.txn(txn)
     }
 
     /// All changes from a revision on.
