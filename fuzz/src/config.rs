@@ -129,16 +129,3 @@ pub fn seed_file(seed: u64) {
         assert!(!refusal.to_string().is_empty(), "seed {seed}: refused without a word:\n{text}");
     }
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn command_lines() {
-        (0..crate::seeds(20_000)).for_each(super::seed);
-    }
-
-    #[test]
-    fn files() {
-        (0..crate::seeds(20_000)).for_each(super::seed_file);
-    }
-}

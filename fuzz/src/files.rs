@@ -133,16 +133,3 @@ pub fn bytes(file: &[u8]) {
     let to = Storage::Memory;
     let _ = image::import(&image, to, Identity::default(), Options::default(), &mut |_| {});
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn damaged_databases_are_harmless() {
-        (0..crate::seeds(2_000)).for_each(super::seed_database);
-    }
-
-    #[test]
-    fn damaged_backups_are_noticed_and_harmless() {
-        (0..crate::seeds(2_000)).for_each(super::seed_backup);
-    }
-}

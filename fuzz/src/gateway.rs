@@ -7,9 +7,16 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use store::Node;
+use store::config::{Config, Url};
+
 use crate::Random;
+
+/// After so many seeds a request that is right is asked on a connection of its own.
+const GOES_ON: u64 = 200;
 
 /// A path and a body that it takes.
 const REQUESTS: [(&str, &str); 12] = [
@@ -76,11 +83,44 @@ fn damaged(random: &mut Random) -> (&'static str, String) {
     (path, body)
 }
 
+/// The store that is asked, and a connection to it: made once, kept for the next seed.
+struct Bench {
+    address: SocketAddr,
+    connection: Option<TcpStream>,
+    /// Serves for as long as the process lives.
+    _node: (tokio::runtime::Runtime, Node),
+}
+
+/// One damaged request.
+pub fn seed(seed: u64) {
+    static BENCH: OnceLock<Mutex<Bench>> = OnceLock::new();
+    let mut bench = BENCH.get_or_init(|| Mutex::new(bench())).lock().expect("a panic ends the run");
+    let Bench { address, connection, .. } = &mut *bench;
+    let kept = connection.get_or_insert_with(|| connect(*address));
+    if !damage(seed, kept) {
+        *connection = None;
+    }
+    if seed.is_multiple_of(GOES_ON) {
+        let status = ask(&mut connect(*address), "kv/put", "{\"key\":\"YQ==\"}", 14);
+        assert_eq!(status.as_deref(), Some("200"), "seed {seed}: the store no longer serves");
+    }
+}
+
+fn bench() -> Bench {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime can be built");
+    let mut config = Config::in_memory("fuzz");
+    config.listen.client_urls = vec![Url::parse("http://127.0.0.1:0").expect("a URL")];
+    let node = runtime.block_on(Node::start(config)).expect("the node starts");
+    let address = node.addresses()[0];
+    Bench { address, connection: None, _node: (runtime, node) }
+}
+
 /// Sends one damaged request over `connection`; true when the connection goes on.
-///
-/// # Panics
-/// When the answer is none that a client can deal with.
-pub fn seed(seed: u64, connection: &mut TcpStream) -> bool {
+fn damage(seed: u64, connection: &mut TcpStream) -> bool {
     let mut random = Random::new(seed);
     let (path, body) = damaged(&mut random);
     let length = match random.below(40) {
@@ -144,39 +184,8 @@ fn read_answer(connection: &mut TcpStream) -> String {
 }
 
 /// A connection that gives up rather than wait for ever.
-///
-/// # Panics
-/// When the store no longer accepts.
-pub fn connect(address: SocketAddr) -> TcpStream {
+fn connect(address: SocketAddr) -> TcpStream {
     let connection = TcpStream::connect(address).expect("the store accepts");
     connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a deadline can be set");
     connection
-}
-
-#[cfg(test)]
-mod tests {
-    use store::Node;
-    use store::config::{Config, Url};
-
-    #[test]
-    fn damaged_requests() {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("a runtime can be built");
-        let mut config = Config::in_memory("fuzz");
-        config.listen.client_urls = vec![Url::parse("http://127.0.0.1:0").expect("a URL")];
-        let node = runtime.block_on(Node::start(config)).expect("the node starts");
-        let address = node.addresses()[0];
-        let mut connection = super::connect(address);
-        for seed in 0..crate::seeds(20_000) / 4 {
-            if !super::seed(seed, &mut connection) {
-                connection = super::connect(address);
-            }
-        }
-        let status = super::ask(&mut super::connect(address), "kv/put", "{\"key\":\"YQ==\"}", 14);
-        assert_eq!(status.as_deref(), Some("200"), "the store goes on");
-        runtime.block_on(node.shutdown());
-    }
 }

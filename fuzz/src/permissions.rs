@@ -79,11 +79,3 @@ pub fn seed(seed: u64) {
         assert_eq!(told, all, "seed {seed}: {asked:?} of {grants:?}");
     }
 }
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn covering_is_counting() {
-        (0..crate::seeds(20_000)).for_each(super::seed);
-    }
-}
