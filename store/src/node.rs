@@ -115,8 +115,8 @@ impl Hearers {
         self.watching.publish(std::mem::take(&mut applied.events));
         rpc::observe(&self.leases, commands, &applied.outcomes);
         self.gate.observe(commands, &applied.outcomes);
-        self.metrics.applied(commands, &applied.outcomes, took);
-        self.slow.apply(commands.len(), took);
+        let slow = self.slow.apply(commands.len(), took);
+        self.metrics.applied(commands, &applied.outcomes, took, slow);
     }
 }
 

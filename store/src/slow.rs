@@ -43,12 +43,12 @@ impl Slow {
         );
     }
 
-    /// An entry of the log was applied.
-    pub(crate) fn apply(&self, commands: usize, took: Duration) {
+    /// An entry of the log was applied; tells whether that was slow.
+    pub(crate) fn apply(&self, commands: usize, took: Duration) -> bool {
         if took <= self.config.apply {
-            return;
+            return false;
         }
-        let Some(untold) = self.applies.take(Instant::now()) else { return };
+        let Some(untold) = self.applies.take(Instant::now()) else { return true };
         tracing::warn!(
             took = go_duration(took),
             "expected-duration" = go_duration(self.config.apply),
@@ -56,6 +56,7 @@ impl Slow {
             untold,
             "apply request took too long"
         );
+        true
     }
 }
 

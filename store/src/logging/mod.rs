@@ -35,7 +35,7 @@ pub fn install(config: &LogConfig) -> Result<(), LogError> {
     // Raft tells its whole life at info; etcd's operators do not expect to read it.
     let level = config.level;
     let filter = tracing_subscriber::EnvFilter::builder()
-        .parse_lossy(format!("{level},{}=error,h2=error,hyper=error", crate::raft::LOG_TARGET));
+        .parse_lossy(format!("{level},{},h2=error,hyper=error", crate::raft::LOG_FILTER));
     let format = if config.json { Zap::Json } else { Zap::Console };
     let installed = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -103,6 +103,9 @@ impl Write for &Places {
 /// A duration as Go prints it, to three digits after the point: `1.5s`, `320.125ms`.
 pub(crate) fn go_duration(time: Duration) -> String {
     let micros = time.as_micros();
+    if micros == 0 && !time.is_zero() {
+        return format!("{}ns", time.as_nanos());
+    }
     let (whole, part, unit) = match micros {
         0..1_000 => (micros, 0, "µs"),
         1_000..1_000_000 => (micros / 1_000, micros % 1_000, "ms"),

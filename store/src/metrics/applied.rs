@@ -12,9 +12,6 @@ use super::page::{Kind, Page, SECONDS_PER_NANO};
 use crate::command::{AuthOp, Command, OpAnswer, Outcome, Response, TxnAnswer};
 use crate::histogram::{Histogram, nanos};
 
-/// A batch that takes longer is slow; etcd's figure for one command.
-const SLOW: Duration = Duration::from_millis(100);
-
 /// The names of commands, as etcd has them where it has the command.
 const OPS: [&str; 21] = [
     "Put",
@@ -153,8 +150,14 @@ impl AppliedCounts {
         }
     }
 
-    /// Notes a batch.
-    pub(super) fn note(&self, commands: &[Command], outcomes: &[Outcome], took: Duration) {
+    /// Notes a batch; `slow` is whether it took longer than the operator wants.
+    pub(super) fn note(
+        &self,
+        commands: &[Command],
+        outcomes: &[Outcome],
+        took: Duration,
+        slow: bool,
+    ) {
         let mut steps = Steps::default();
         let mut ops = [[0_u64; 2]; OPS.len()];
         for (command, outcome) in commands.iter().map(unsigned).zip(outcomes) {
@@ -183,7 +186,7 @@ impl AppliedCounts {
             (&self.deletes, steps.deletes),
             (&self.txns, steps.txns),
             (&self.put_bytes, steps.put_bytes),
-            (&self.slow, u64::from(took > SLOW)),
+            (&self.slow, u64::from(slow)),
         ];
         for (sum, more) in sums.into_iter().filter(|(_, more)| *more > 0) {
             sum.fetch_add(more, Ordering::Relaxed);
@@ -221,7 +224,11 @@ impl AppliedCounts {
         let name = "etcd_debugging_lease_ttl_total";
         page.histogram(name, "Seconds to live that leases were granted.", &self.ttls, 1.0);
         let name = "etcd_server_slow_apply_total";
-        page.counter(name, "Entries that took more than 100 ms to apply.", of(&self.slow));
+        page.counter(
+            name,
+            "Entries that took longer to apply than --warning-apply-duration.",
+            of(&self.slow),
+        );
     }
 }
 
@@ -257,6 +264,7 @@ mod tests {
                 done(Ok(Response::Txn(answer))),
             ],
             Duration::from_millis(300),
+            true,
         );
         let mut page = Page::new(0);
         counts.render(&mut page, 5);

@@ -90,9 +90,15 @@ impl Metrics {
         self.sent_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// An entry was applied.
-    pub(crate) fn applied(&self, commands: &[Command], outcomes: &[Outcome], took: Duration) {
-        self.applied.note(commands, outcomes, took);
+    /// An entry was applied, and whether that took too long.
+    pub(crate) fn applied(
+        &self,
+        commands: &[Command],
+        outcomes: &[Outcome],
+        took: Duration,
+        slow: bool,
+    ) {
+        self.applied.note(commands, outcomes, took, slow);
     }
 
     /// How a question to `/health` was answered.

@@ -42,7 +42,7 @@ impl Verify {
             checked.keys,
             checked.leases,
             checked.revision,
-            checked.compacted,
+            print::compacted(checked.compacted.0),
             entry(checked.applied)
         ))?;
         raft::describe(checked.raft.clone())?;

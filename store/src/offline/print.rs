@@ -28,6 +28,12 @@ impl Format {
     }
 }
 
+/// Up to which revision history is forgotten. Before the first compaction the number is one that
+/// means none.
+pub(super) fn compacted(revision: i64) -> String {
+    if revision < 0 { "nothing".to_owned() } else { revision.to_string() }
+}
+
 /// One thing to be told.
 pub(super) struct Field {
     /// Its name in JSON.

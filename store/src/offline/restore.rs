@@ -15,7 +15,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Context, Failure};
+use super::{Context, Failure, print};
 use crate::{
     command::MemberId,
     config::{Url, urls},
@@ -165,8 +165,9 @@ fn tell_versions(versions: u64) {
 fn tell(imported: &Imported, data_dir: &Path) {
     let Imported { revision, compacted, versions, leases } = imported;
     Context::tell(&format!(
-        "restored revision {revision} (compacted {compacted}): {versions} versions, {leases} \
+        "restored revision {revision} (compacted {}): {versions} versions, {leases} \
          leases, into {}",
+        print::compacted(*compacted),
         data_dir.display()
     ));
 }

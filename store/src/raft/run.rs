@@ -321,7 +321,11 @@ fn why_ended<S: StateMachine>(raft: &Node<S>) -> String {
 
 fn fatal_text(error: &Fatal<Types>) -> String {
     match error {
-        Fatal::StorageError(error) => error.to_string(),
+        // What it was doing is for those who read its code; the fault is what the disk said.
+        Fatal::StorageError(error) => {
+            let text = error.to_string();
+            text.rsplit_once("Error: ").map_or(&*text, |(_, fault)| fault).to_owned()
+        }
         Fatal::Panicked => "a consensus task panicked".to_owned(),
         Fatal::Stopped => "consensus was stopped".to_owned(),
     }

@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status};
 
-use super::Member;
 use super::follow::Follower;
 use super::kv::Kv;
 use super::lease::LeaseService;
+use super::{Member, status};
 use crate::command::{
     Command, Compare, CompareResult, CompareTarget, DeleteRange, EventKind, KeyRange, Op, Revision,
     Sender, Txn,
@@ -70,24 +70,27 @@ impl Asker {
         }
         let grant = pb::LeaseGrantRequest { ttl: LEASE_SECONDS, id: 0 };
         let service = LeaseService(Arc::clone(&self.member));
-        Ok(service.lease_grant(self.ask(grant)).await?.into_inner().id)
+        let granted = service.lease_grant(self.ask(grant)).await.map_err(status::handed_on)?;
+        Ok(granted.into_inner().id)
     }
 
     pub(super) async fn range(&self, query: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
         use pb::kv_server::Kv as _;
-        let answer = Kv(Arc::clone(&self.member)).range(self.ask(query)).await?;
-        Ok(answer.into_inner())
+        let answer = Kv(Arc::clone(&self.member)).range(self.ask(query)).await;
+        Ok(answer.map_err(status::handed_on)?.into_inner())
     }
 
     pub(super) async fn txn(&self, txn: pb::TxnRequest) -> Result<pb::TxnResponse, Status> {
         use pb::kv_server::Kv as _;
-        Ok(Kv(Arc::clone(&self.member)).txn(self.ask(txn)).await?.into_inner())
+        let answer = Kv(Arc::clone(&self.member)).txn(self.ask(txn)).await;
+        Ok(answer.map_err(status::handed_on)?.into_inner())
     }
 
     pub(super) async fn delete(&self, key: Bytes) -> Result<pb::DeleteRangeResponse, Status> {
         use pb::kv_server::Kv as _;
         let request = pb::DeleteRangeRequest { key, ..Default::default() };
-        Ok(Kv(Arc::clone(&self.member)).delete_range(self.ask(request)).await?.into_inner())
+        let answer = Kv(Arc::clone(&self.member)).delete_range(self.ask(request)).await;
+        Ok(answer.map_err(status::handed_on)?.into_inner())
     }
 
     /// Takes a place in the queue below `prefix`, or finds the one that the lease has already.

@@ -109,6 +109,15 @@ pub(crate) fn go_text(status: &Status) -> String {
     format!("rpc error: code = {code} desc = {}", status.message())
 }
 
+/// What a service that is a client of the others tells of their refusals: the words, and of the codes
+/// none. etcd's locks and elections do so, and clients go by the words.
+pub(crate) fn handed_on(status: Status) -> Status {
+    match status.message().starts_with("etcdserver: ") {
+        true => Status::unknown(status.message()),
+        false => status,
+    }
+}
+
 /// The words for a request that makes no sense.
 pub(crate) fn invalid(invalid: Invalid) -> Status {
     let text = match invalid {

@@ -467,7 +467,8 @@ impl Shared {
 
     /// Tells everyone, now and later.
     fn fail(&self, requests: Vec<Request>, fault: Fault) {
-        tracing::error!(%fault, "the log failed; this node cannot go on");
+        // Whoever runs the node tells its end, and why: `Node::failed`.
+        tracing::debug!(%fault, "the log failed; this node cannot go on");
         let mut queue = self.lock();
         queue.failed = Some(fault.clone());
         let waiting = std::mem::take(&mut queue.requests);

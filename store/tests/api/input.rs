@@ -224,6 +224,35 @@ async fn a_stream_adds_up_to_the_unary_answer() {
     world.stop().await;
 }
 
+/// Goal: an alarm is part of the data: it stands after a restart, whatever the quota is by then.
+#[tokio::test]
+async fn an_alarm_survives_a_restart() {
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut config = Config::new("test", dir.path().join("data"));
+    let mut start = |quota| {
+        config.disk.quota_bytes = Some(quota);
+        Node::start(config.clone())
+    };
+    let full = says(Code::ResourceExhausted, "mvcc: database space exceeded");
+    let mut quota = 4000;
+    for _ in 0..3 {
+        let node = start(quota).await.expect("the node starts");
+        let mut kv = pb::kv_client::KvClient::new(node.connect());
+        if quota == 4000 {
+            kv.put(put("a", &"x".repeat(4000))).await.expect("what crosses the quota is done");
+        }
+        assert_eq!(refused(kv.put(put("b", "v")).await), full);
+        kv.delete_range(delete("none", "")).await.expect("deleting is allowed");
+        let mut maintenance = pb::maintenance_client::MaintenanceClient::new(node.connect());
+        let list = maintenance.alarm(pb::AlarmRequest::default()).await.expect("a list");
+        let listed: Vec<_> = list.into_inner().alarms.iter().map(|alarm| alarm.alarm).collect();
+        assert_eq!(listed, [1]);
+        drop((kv, maintenance));
+        node.shutdown().await;
+        quota = 1 << 30;
+    }
+}
+
 #[tokio::test]
 async fn what_is_sorted_is_streamed_in_pieces_of_bounded_size() {
     let world = World::start_with(|config| config.requests.max_bytes = 10_000).await;

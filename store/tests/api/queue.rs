@@ -77,7 +77,7 @@ async fn who_hangs_up_leaves_the_queue_and_who_vanishes_loses_the_lock() {
     let held = held.expect("the short lease ends").expect("the lock").into_inner();
     assert_eq!(held.key, format!("l/{patient:x}"));
     let unknown = locks.lock(lock("l", 12345)).await;
-    assert_eq!(refused(unknown), says(Code::NotFound, "requested lease not found"));
+    assert_eq!(refused(unknown), says(Code::Unknown, "requested lease not found"));
     world.stop().await;
 }
 

@@ -105,6 +105,32 @@ async fn refusals_leave_the_stream_alive() {
     world.stop().await;
 }
 
+/// Goal: whoever waits for the future hears nothing of the present, however far off it is.
+#[tokio::test]
+async fn a_watch_of_the_future_hears_no_old_events() {
+    let world = World::start().await;
+    let mut stream = Watch::open(&world).await;
+    for (watch_id, start_revision) in [(1, 5), (2, 1 << 40), (3, i64::MAX), (4, 0)] {
+        let from = pb::WatchCreateRequest { watch_id, start_revision, ..watch("a", "") };
+        assert!(!stream.create(from).await.canceled, "from {start_revision}");
+    }
+    let mut heard = Vec::new();
+    for n in 0..5 {
+        world.put("a", &n.to_string()).await;
+    }
+    // Two from revision 5, five from the present, and none that waits on.
+    while heard.len() < 7 {
+        let answer = stream.next().await;
+        let id = answer.watch_id;
+        heard.extend(
+            answer.events.iter().map(|event| (id, event.kv.clone().expect("a key").mod_revision)),
+        );
+    }
+    heard.sort_unstable();
+    assert_eq!(heard, [(1, 5), (1, 6), (4, 2), (4, 3), (4, 4), (4, 5), (4, 6)]);
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn compacted_history_ends_a_watch_without_a_reason() {
     let world = World::start().await;
