@@ -13,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::answer::{self, Answer};
 use super::auth::{self, AuthStep, Line, Token};
+use super::release::Release;
 use super::step::{Known, Step, Turn};
 use super::watches::Watches;
 use super::{CLIENTS, STREAMS};
@@ -35,11 +36,13 @@ pub(super) struct Member {
     tokens: Vec<Token>,
     known: Known,
     watches: Watches,
+    /// What is compared with: answers are cut to what that release can say.
+    release: Release,
 }
 
 impl Member {
     /// Starts a fresh server and connects.
-    pub(super) async fn start(program: Program, dir: &Path) -> Self {
+    pub(super) async fn start(program: Program, release: Release, dir: &Path) -> Self {
         let dir = dir.to_path_buf();
         let server = tokio::task::spawn_blocking(move || Server::start(program, &dir, &FLAGS))
             .await
@@ -47,13 +50,14 @@ impl Member {
         let endpoint = Endpoint::from_shared(server.url()).expect("an address is a URL");
         let endpoint = endpoint.tcp_nodelay(true);
         let channels = (0..CLIENTS).map(|_| endpoint.connect_lazy()).collect::<Vec<_>>();
-        let watches = Watches::new(channels[0].clone(), STREAMS).await;
+        let watches = Watches::new(channels[0].clone(), STREAMS, release).await;
         let mut member = Self {
             _server: server,
             channels,
             tokens: vec![Token::default(); CLIENTS],
             known: Known::default(),
             watches,
+            release,
         };
         member.known.compacted = -1;
         // The first answer tells the member's id and revision, which symbols may ask for.
@@ -72,6 +76,7 @@ impl Member {
     pub(super) async fn take(&mut self, turn: &Turn) -> Answer {
         let mut step = turn.step.clone();
         self.known.resolve(&mut step);
+        self.release.limit(&mut step, self.known.compacted);
         let mut answer = self.ask(turn.client, &step).await.unwrap_or_else(Answer::from);
         self.learn(&step, &answer);
         match (&step, &mut answer) {
@@ -89,6 +94,7 @@ impl Member {
             _ => {}
         }
         answer.normalise(&self.known);
+        self.release.settle(&step, &mut answer);
         answer
     }
 

@@ -17,6 +17,7 @@ mod answer;
 mod auth;
 mod draw;
 mod member;
+mod release;
 mod shrink;
 mod step;
 mod watches;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 
 pub use answer::Answer;
 pub use auth::AuthStep;
+pub use release::{Peer, Release};
 pub use step::{Step, Turn};
 
 use self::member::Member;
@@ -105,11 +107,14 @@ fn scratch() -> tempfile::TempDir {
 ///
 /// # Errors
 /// At the first difference.
-pub async fn play(turns: &[Turn], peer: Program) -> Result<(), Box<Difference>> {
+pub async fn play(turns: &[Turn], peer: Peer) -> Result<(), Box<Difference>> {
     let dir = scratch();
     let (our_dir, their_dir) = (dir.path().join("ours"), dir.path().join("theirs"));
-    let (mut ours, mut theirs) =
-        tokio::join!(Member::start(Program::Ours, &our_dir), Member::start(peer, &their_dir));
+    let Peer { program, release } = peer;
+    let (mut ours, mut theirs) = tokio::join!(
+        Member::start(Program::Ours, release, &our_dir),
+        Member::start(program, release, &their_dir)
+    );
     for (n, turn) in turns.iter().enumerate() {
         if turn.step.disturbs_watchers() {
             settle(n, turn, &mut ours, &mut theirs).await?;
@@ -145,7 +150,7 @@ fn same(turn: usize, asked: &Turn, answers: (Answer, Answer)) -> Result<(), Box<
 ///
 /// # Errors
 /// The report: seed, shortest session, and both answers.
-pub async fn check(seed: u64, turns: usize, peer: Program, tries: usize) -> Result<(), String> {
+pub async fn check(seed: u64, turns: usize, peer: Peer, tries: usize) -> Result<(), String> {
     let session = session(seed, turns);
     let Err(difference) = play(&session, peer.clone()).await else { return Ok(()) };
     let (shortest, difference) = shrink::shrink(&session, *difference, peer, tries).await;

@@ -5,13 +5,12 @@
 //! shorter way to another one is a find as good. Each try starts two servers, so their number is
 //! bounded.
 
-use super::{Difference, Step, Turn, play};
-use crate::server::Program;
+use super::{Difference, Peer, Step, Turn, play};
 
 pub(super) async fn shrink(
     session: &[Turn],
     difference: Difference,
-    peer: Program,
+    peer: Peer,
     tries_max: usize,
 ) -> (Vec<Turn>, Difference) {
     let mut best = (session[..session.len().min(difference.turn + 1)].to_vec(), difference);

@@ -20,6 +20,7 @@ use tonic::Status;
 use tonic::transport::Channel;
 
 use super::answer::{Answer, Heard};
+use super::release::Release;
 use pb::watch_request::RequestUnion;
 
 /// How long an event may take that a server owes.
@@ -273,7 +274,10 @@ impl Stream {
 
     /// Waits until no watcher reads history any more. Having nothing to be told, one may be unready
     /// without its events telling so, and a compaction would end it.
-    async fn catch_up(&mut self, now: i64) {
+    async fn catch_up(&mut self, now: i64, release: Release) {
+        if let Some(time) = release.catches_up_in().filter(|_| self.catching_up) {
+            tokio::time::sleep(time).await;
+        }
         if std::mem::take(&mut self.catching_up)
             && !self.live.is_empty()
             && self.progress(now).await == Answer::Progress(None)
@@ -298,11 +302,12 @@ pub(super) struct Watches {
     history: Vec<Event>,
     /// How much of the history has been told.
     told: usize,
+    release: Release,
 }
 
 impl Watches {
     /// Begins with the witness alone.
-    pub(super) async fn new(channel: Channel, streams: usize) -> Self {
+    pub(super) async fn new(channel: Channel, streams: usize, release: Release) -> Self {
         let mut witness = Stream::open(channel.clone());
         let everything = pb::WatchCreateRequest {
             key: Bytes::from_static(&[0]),
@@ -313,7 +318,7 @@ impl Watches {
         };
         witness.create(everything, -1).await;
         let streams = (0..streams).map(|_| None).collect();
-        Self { channel, streams, witness, history: Vec::new(), told: 0 }
+        Self { channel, streams, witness, history: Vec::new(), told: 0, release }
     }
 
     /// The stream that a watcher goes to. A watcher of the future keeps its stream from telling
@@ -353,7 +358,7 @@ impl Watches {
         for (nth, stream) in self.streams.iter_mut().enumerate() {
             let Some(stream) = stream else { continue };
             if nth != FUTURES {
-                stream.catch_up(revision).await;
+                stream.catch_up(revision, self.release).await;
             }
             for place in 0..stream.watchers.len() {
                 match stream.settle(place, &self.history, deadline).await {
