@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SerialNumber, date_time_ymd,
+};
 
 /// An authority that writes pairs of files.
 pub struct Authority(Issuer<'static, KeyPair>);
@@ -34,6 +37,30 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
         write(&path.with_extension("pem"), &certificate.pem());
         write(&path.with_extension("key"), &key.serialize_pem());
+    }
+
+    /// Writes a list that takes back the certificate with this serial number.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn revoke(&self, list: &Path, serial: u64) {
+        let long_ago = date_time_ymd(2024, 1, 1);
+        let entry = RevokedCertParams {
+            serial_number: SerialNumber::from(serial),
+            revocation_time: long_ago,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: long_ago,
+            next_update: date_time_ymd(2124, 1, 1),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: vec![entry],
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        let signed = params.signed_by(&self.0).expect("a list");
+        write(list, &signed.pem().expect("PEM"));
     }
 
     /// [`Authority::sign`], for a client of this name.

@@ -95,6 +95,31 @@ fn bad_values_are_refused_before_anything_is_touched() {
     }
 }
 
+/// Goal: what others could have written is not trusted, and not touched; what they can only read is
+/// used, with a warning.
+#[test]
+fn a_folder_that_others_may_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().expect("a temporary folder can be made");
+    let data = dir.path().join("data");
+    let open_to = |mode| {
+        std::fs::create_dir_all(&data).expect("a folder can be made");
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&data, mode).expect("its mode can be set");
+    };
+    for mode in [0o777, 0o720, 0o702] {
+        open_to(mode);
+        let args = loopback(&data);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let output = store(&args);
+        says(&output, &format!("others may write to it (mode {mode:o}); make it 0700"));
+        assert!(!data.join("member").exists(), "it was touched");
+    }
+    open_to(0o755);
+    let server = Server::start(Program::Ours, &data, &[]);
+    assert!(server.process.output().contains("others can read the data; 0700 is safer"));
+}
+
 #[test]
 fn the_orchestrator_says_what_is_wrong_with_its_flags() {
     for (args, needle) in [

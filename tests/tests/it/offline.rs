@@ -209,7 +209,8 @@ fn a_stopped_directory_is_exported_verified_and_shrunk() {
     // What is in the log only is part of it.
     ours.process.kill();
     let (data, file) = (path(&data), dir.path().join("export.db"));
-    assert!(good(&mut store(&["verify", "--data-dir", data])).contains("everything adds up"));
+    let verified = good(&mut store(&["verify", "--data-dir", data]));
+    assert!(verified.contains("everything adds up"), "{verified}");
     good(&mut store(&["export", path(&file), "--data-dir", data]));
     let hash = |target: &str| json(&good(&mut store(&["hashkv", target, "-w", "json"])));
     assert_eq!(hash(data), hash(path(&file)));
@@ -244,6 +245,63 @@ fn newest_segment(wal: &Path) -> std::path::PathBuf {
     segments.max().expect("there is a segment")
 }
 
+/// Flips a bit in the entry at `place`.
+fn damage(segment: &Path, place: u64) {
+    let file = File::options().read(true).write(true).open(segment).expect("it opens");
+    let mut byte = [0];
+    let at = place + 45;
+    file.read_exact_at(&mut byte, at).expect("it can be read");
+    file.write_all_at(&[byte[0] ^ 1], at).expect("it can be written");
+}
+
+/// Goal: damage in a part of the log that a checkpoint has made needless costs nothing but what was
+/// written after the checkpoint, and `--cut` gives a log that begins at the checkpoint: one that
+/// ended before its database would be refused. Method: a compaction that is to be physical makes the
+/// checkpoint; an entry in front of it is damaged, once with nothing after it and once with some
+/// writes.
+#[test]
+fn a_log_damaged_before_a_checkpoint_begins_anew_there() {
+    let test = "offline::a_log_damaged_before_a_checkpoint_begins_anew_there";
+    let Some(tools) = Tools::find(test) else { return };
+    for later in [0, 3] {
+        let dir = tempfile::tempdir().expect("a temporary folder can be made");
+        let folder = dir.path().join("data");
+        let (wal, data) = (folder.join("member/wal"), path(&folder));
+        let mut ours = Server::start(Program::Ours, &folder, &[]);
+        let put = |ours: &Server, nth| tools.ctl(ours, &["put", &format!("key{nth:02}"), "value"]);
+        (0..12).for_each(|nth| drop(put(&ours, nth)));
+        tools.ctl(&ours, &["compact", "--physical", "13"]);
+        (12..12 + later).for_each(|nth| drop(put(&ours, nth)));
+        ours.process.kill();
+        let verified = good(&mut store(&["verify", "--data-dir", data]));
+        assert!(verified.contains(", compacted 13, log entry"), "{verified}");
+        let places = entries(data);
+        damage(&newest_segment(&wal), places[places.len() / 3]);
+        let (code, said) = refused(&["repair", "--data-dir", data]);
+        assert!(code == 1 && said.contains("nothing was changed"), "{said}");
+        let said = good(&mut store(&["repair", "--cut", "--data-dir", data]));
+        assert!(said.contains("the log begins anew at the database's checkpoint"), "{said}");
+        // A checkpoint by age may have been quicker than the kill.
+        let all = said.contains("cutting would lose nothing that can be seen");
+        assert!(all || later > 0, "{said}");
+        assert!(all || said.contains("cutting loses every write after entry"), "{said}");
+        assert!(good(&mut store(&["verify", "--data-dir", data])).contains("everything adds up"));
+
+        ours.restart();
+        let keys =
+            json(&tools.ctl(&ours, &["get", "--prefix", "key", "--keys-only", "-w", "json"]));
+        let left = keys["kvs"].as_array().expect("keys are left").len();
+        assert_eq!(left, if all { 12 + later } else { 12 }, "{said}");
+        assert_eq!(revision(&tools, &ours), i64::try_from(left).expect("few") + 1, "{said}");
+        // What is written now is there after a crash: the new log is whole.
+        tools.ctl(&ours, &["put", "after", "all"]);
+        ours.process.kill();
+        ours.restart();
+        assert_eq!(tools.ctl(&ours, &["get", "after"]), "after\nall\n");
+        ours.process.stop();
+    }
+}
+
 #[test]
 fn a_damaged_log_is_cut_only_on_demand() {
     let Some(tools) = Tools::find("offline::a_damaged_log_is_cut_only_on_demand") else { return };
@@ -258,15 +316,13 @@ fn a_damaged_log_is_cut_only_on_demand() {
     let data = path(&data);
     let sound = good(&mut store(&["repair", "--data-dir", data]));
     assert!(sound.contains("not damaged"), "{sound}");
+    let verified = good(&mut store(&["verify", "--data-dir", data]));
+    assert!(verified.contains(", compacted nothing, log entry"), "{verified}");
 
     // In the third entry from the end, which later writes prove to have been durable.
     let places = entries(data);
     let segment = newest_segment(&wal);
-    let file = File::options().read(true).write(true).open(&segment).expect("it opens");
-    let mut byte = [0];
-    let at = places[places.len() - 3] + 45;
-    file.read_exact_at(&mut byte, at).expect("it can be read");
-    file.write_all_at(&[byte[0] ^ 1], at).expect("it can be written");
+    damage(&segment, places[places.len() - 3]);
 
     let (code, said) = refused(&["verify", "--data-dir", data]);
     assert!(code == 1 && said.contains("the log is damaged"), "{said}");

@@ -19,29 +19,29 @@ use tests::tools;
 use tests::world::text;
 
 /// A store of one test: its folder, its client port, its process.
-struct Bench {
-    dir: TempDir,
-    port: u16,
+pub(super) struct Bench {
+    pub(super) dir: TempDir,
+    pub(super) port: u16,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: tempfile::tempdir().expect("a temporary folder can be made"),
             port: free_port(),
         }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn show(&self, name: &str) -> String {
+    pub(super) fn show(&self, name: &str) -> String {
         self.path(name).display().to_string()
     }
 
     /// Starts the store with these arguments and waits until it serves.
-    fn start(&self, args: &[String]) -> Process {
+    pub(super) fn start(&self, args: &[String]) -> Process {
         let mut command = Command::new(tools::ours("store"));
         command.args(args).current_dir(self.dir.path());
         let mut process = Process::start(&mut command, &self.path("log"));
@@ -50,7 +50,7 @@ impl Bench {
     }
 
     /// The usual places, with this scheme.
-    fn places(&self, scheme: &str) -> Vec<String> {
+    pub(super) fn places(&self, scheme: &str) -> Vec<String> {
         vec![
             format!("--data-dir={}", self.show("data")),
             format!("--listen-client-urls={scheme}://127.0.0.1:{}", self.port),
@@ -60,23 +60,23 @@ impl Bench {
     }
 
     /// etcdctl 3.7 against an endpoint.
-    fn etcdctl(&self, endpoint: &str, args: &[&str]) -> Output {
+    pub(super) fn etcdctl(&self, endpoint: &str, args: &[&str]) -> Output {
         let mut command = Command::new(tools::required("etcdctl-3.7"));
         command.arg(format!("--endpoints={endpoint}")).arg("--command-timeout=3s").args(args);
         command.env_clear().output().expect("etcdctl starts")
     }
 
-    fn https(&self) -> String {
+    pub(super) fn https(&self) -> String {
         format!("https://127.0.0.1:{}", self.port)
     }
 }
 
-fn fine(output: &Output) -> String {
+pub(super) fn fine(output: &Output) -> String {
     assert!(output.status.success(), "{}", text(output));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn for_clients(params: &mut CertificateParams) {
+pub(super) fn for_clients(params: &mut CertificateParams) {
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
 }
 
@@ -244,6 +244,33 @@ fn a_socket_in_the_file_system_and_systemds_notification() {
     assert_eq!(told(), "STOPPING=1");
     assert_eq!(server.wait().signal(), Some(Signal::SIGINT as i32));
     assert!(!socket.exists(), "it goes with the process");
+}
+
+/// Goal: an operator who asks for it hears of slow applies, in etcd's words and with etcd's counter,
+/// and hears nothing of keys; by default a quick store says nothing.
+#[test]
+fn a_slow_apply_is_told_and_counted() {
+    for (threshold, slow) in [("1ns", true), ("1m0s", false)] {
+        let bench = Bench::new();
+        let mut args = bench.places("http");
+        args.push(format!("--warning-apply-duration={threshold}"));
+        let mut server = bench.start(&args);
+        let endpoint = format!("127.0.0.1:{}", bench.port);
+        fine(&bench.etcdctl(&endpoint, &["put", "a-key-of-somebody", "value"]));
+        let (_, page) = tests::http::get(&endpoint, "/metrics");
+        let counted =
+            page.lines().find_map(|line| line.strip_prefix("etcd_server_slow_apply_total "));
+        let counted: f64 = counted.and_then(|number| number.parse().ok()).expect("it is counted");
+        server.stop();
+        let log = server.output();
+        let line = log.lines().find(|line| line.contains("apply request took too long"));
+        assert_eq!((line.is_some(), counted > 0.0), (slow, slow), "{threshold}: {counted}\n{log}");
+        if let Some(line) = line {
+            assert!(line.contains("\"expected-duration\":\"1ns\""), "{line}");
+            assert!(line.contains("\"took\":\""), "{line}");
+        }
+        assert!(!log.contains("a-key-of-somebody"), "{log}");
+    }
 }
 
 /// Goal: scripts that read `etcd --version` read ours; ours by its own name tells its own.

@@ -241,3 +241,33 @@ fn the_top_level_holds_what_it_should_and_no_more() {
         });
     none("the top level is fixed", extra.collect());
 }
+
+/// Goal: a table of cases that is true. Every row names tests, and every test it names is there.
+#[test]
+fn every_case_has_its_tests() {
+    let table = read(Path::new("store/docs/cases.md"));
+    let rows: Vec<_> = table.lines().filter_map(|line| line.strip_prefix("| ")).skip(1).collect();
+    let mut offences = Vec::new();
+    for (nth, row) in (1..).zip(&rows) {
+        let (case, tests) = row.split_once(" | ").unwrap_or((row, ""));
+        let numbered = case.split(' ').next() == Some(&nth.to_string());
+        let mut named = 0;
+        for group in tests.trim_end_matches(" |").split(" · ") {
+            let Some((path, names)) = group.trim_start_matches('`').split_once("` ") else {
+                continue;
+            };
+            let text = read(Path::new(path));
+            for name in names.split(", ") {
+                named += 1;
+                if !text.contains(&format!("fn {name}(")) {
+                    offences.push(format!("{path}: there is no {name}, for {case}"));
+                }
+            }
+        }
+        if !numbered || (named == 0 && !tests.starts_with("of several members")) {
+            offences.push(format!("row {nth}: {row}"));
+        }
+    }
+    none("name the test of every case in store/docs/cases.md", offences);
+    assert_eq!(rows.len(), 40);
+}
