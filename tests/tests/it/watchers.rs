@@ -18,13 +18,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-/// A quarter of a gigabyte, in transactions of several puts.
-const TXNS: i64 = 2_000;
+/// Nearly 400 megabytes, in transactions of several puts.
+const TXNS: i64 = 3_000;
 const PUTS: i64 = 32;
 const VALUE_BYTES: usize = 4_000;
 /// What the server may take while all of that is not read: its memtables, its cache and what it keeps
 /// of recent history.
-const MEMORY_KB_MAX: u64 = 220 << 10;
+const MEMORY_KB_MAX: u64 = 300 << 10;
 /// Watchers on one stream.
 const CROWD: i64 = 100_000;
 
