@@ -139,9 +139,10 @@ pub(super) fn load(
         fs::remove_dir_all(&part).map_err(|error| failed("remove", &part, &error))?;
     }
     let storage = Storage::Directory(part.clone());
-    let imported = image::import(image, storage, identity, options, progress).inspect_err(|_| {
-        let _ = fs::remove_dir_all(&part);
-    })?;
+    let imported =
+        image::import(image, storage, identity, options, progress).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&part);
+        })?;
     fs::rename(&part, &db).map_err(|error| failed("rename", &part, &error))?;
     sync(member)?;
     Ok(imported)
@@ -262,7 +263,8 @@ impl Import {
     fn directory(mut self, context: &Context) -> Result<(), Failure> {
         let member = self.source.join("member");
         let wal = self.source_wal_dir.clone().unwrap_or_else(|| member.join("wal"));
-        let EtcdData { image, small, log } = EtcdData::open(&member.join("snap/db"), &wal, context)?;
+        let EtcdData { image, small, log } =
+            EtcdData::open(&member.join("snap/db"), &wal, context)?;
         let identity = match small.only_member() {
             Some((id, name, _)) if !self.target.names_cluster() && id == log.node => {
                 if self.target.data_dir.is_none() && self.target.name == "default" {

@@ -180,6 +180,36 @@ fn a_client_of_the_authority_is_let_in_and_known_by_name() {
 }
 
 #[test]
+fn a_self_signed_certificate_in_the_bundle_lets_its_owner_in() {
+    let own = |change: fn(&mut CertificateParams)| {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+        params.distinguished_name.push(DnType::CommonName, "root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        change(&mut params);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        (certificate.pem(), (vec![certificate.der().clone()], key))
+    };
+    let bench = Bench::new();
+    let (pem, shown) = own(|_| ());
+    bench.write("ca", &pem);
+    let peer = shake(&bench.tls(), client(&bench.authority.der, Some(shown))).expect("let in");
+    assert_eq!(peer.expect("a certificate").common_name(), Some("root"));
+    let (_, stranger) = own(|_| ());
+    refused(&bench.tls(), client(&bench.authority.der, Some(stranger)));
+
+    let (pem, expired) = own(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 2));
+    bench.write("ca", &pem);
+    refused(&bench.tls(), client(&bench.authority.der, Some(expired)));
+    let (pem, server) = own(|params| {
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    bench.write("ca", &pem);
+    refused(&bench.tls(), client(&bench.authority.der, Some(server)));
+}
+
+#[test]
 fn clients_that_are_not_let_in() {
     let mut bench = Bench::new();
     bench.config.client_crl_file = Some(bench.write("crl", &bench.authority.revoke(&[7])));

@@ -75,14 +75,7 @@ pub enum Message {
     /// Changes of one revision.
     ///
     /// `now` is where the store stood: at the group when it was applied, later when it is history.
-    Events {
-        id: i64,
-        group: Arc<Group>,
-        picks: Picks,
-        form: Form,
-        fragment: bool,
-        now: Revision,
-    },
+    Events { id: i64, group: Arc<Group>, picks: Picks, form: Form, fragment: bool, now: Revision },
 }
 
 /// Which events of a group a watcher gets.
