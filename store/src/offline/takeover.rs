@@ -38,7 +38,7 @@ pub fn take_over(data_dir: &Path, wal_dir: &Path) -> Result<(), String> {
     };
     let data = restore::EtcdData::open(&etcds, wal_dir, &context).map_err(failed)?;
     let (node, cluster) = (data.log.node, data.log.cluster);
-    if !data.small.only_member().is_some_and(|(id, ..)| id == node) {
+    if data.small.only_member().is_none_or(|(id, ..)| id != node) {
         return Err(
             "it holds data of one of several members of etcd's, and a cluster of several is \
                     not built yet: `store import` makes a single member of them"
