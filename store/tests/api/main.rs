@@ -4,6 +4,7 @@
 mod access;
 mod connection;
 mod declared;
+mod health;
 mod input;
 mod lease;
 mod members;
