@@ -32,7 +32,7 @@ pub const LEASE_BYTES_OVERHEAD: u64 = 64;
 
 /// When a memtable is frozen and spilled. Of memtables and what is kept of the one before there are
 /// four at a time, the largest part of a busy store's memory.
-pub const MEMTABLE_BYTES: usize = 16 * 1024 * 1024;
+pub const MEMTABLE_BYTES: usize = 8 * 1024 * 1024;
 
 /// Frozen memtables that may wait to be spilled; beyond that, apply waits.
 pub const MEMTABLES_FROZEN_MAX: usize = 2;
@@ -40,13 +40,13 @@ pub const MEMTABLES_FROZEN_MAX: usize = 2;
 /// Versions that are spilled before they are written into the database. The more, the fewer pages
 /// are rewritten for each of them when they are scattered over a large store; the fewer, the less
 /// there is to replay after a crash, up to twice this number at a microsecond or two each.
-pub const RUN_VERSIONS: usize = 200_000;
+pub const RUN_VERSIONS: usize = 128_000;
 
 /// Bytes of their keys, which stay in memory: long ones end a run early.
 pub const RUN_KEY_BYTES: usize = 16 * 1024 * 1024;
 
 /// Bytes of all of them, on the disk: the log must be kept for as much.
-pub const RUN_BYTES: u64 = 96 * 1024 * 1024;
+pub const RUN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What is written to a run at once, and read from it when it is read in order.
 pub const RUN_IO_BYTES: usize = 256 * 1024;

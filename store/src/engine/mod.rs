@@ -3,7 +3,7 @@
 //! The log is what makes a write durable; the engine only has to reach the disk before the log is
 //! cut. So applying a command touches memory alone: it reads the newest versions, writes new ones
 //! into a memtable, and publishes the new revision to readers. A full memtable is frozen, and a
-//! thread spills it into a [run](run), which takes little memory. When the run is large or old, the
+//! thread spills it into a *run*, which takes little memory. When the run is large or old, the
 //! thread writes it into the database, sorted, in one transaction that also says up to which log
 //! entry the database now goes. After a crash that entry is where replay begins.
 //!

@@ -132,6 +132,9 @@ pub(super) struct Run {
     pub(super) revision: Revision,
 }
 
+/// Looks at a version's record, and says whether to go on.
+type Look<'a> = &'a mut dyn FnMut(Version, &[u8]) -> Result<bool, Fault>;
+
 /// Makes a file for the records of a run.
 pub(super) type Create<'a> = &'a dyn Fn() -> Result<Arc<dyn File>, Fault>;
 
@@ -353,7 +356,7 @@ impl Run {
         &self,
         from: Revision,
         upto: Revision,
-        visit: &mut dyn FnMut(Version, &[u8]) -> Result<bool, Fault>,
+        look: Look<'_>,
     ) -> Result<bool, Fault> {
         let mut buffer = Vec::new();
         for stretch in &self.stretches {
@@ -372,7 +375,7 @@ impl Run {
                     let place = |at: u64| usize::try_from(at - start).expect("as above");
                     let (begin, end) = stretch.record(nth);
                     let record = &buffer[place(begin)..place(end)];
-                    if !visit(stretch.entries[nth].at(), record)? {
+                    if !look(stretch.entries[nth].at(), record)? {
                         return Ok(false);
                     }
                 }
@@ -386,7 +389,8 @@ impl Run {
         &self,
         visit: &mut dyn FnMut(&HistRow<'_>) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
-        let (mut buffer, mut last): (_, Option<&[u8]>) = (Vec::new(), None);
+        let mut buffer = Vec::new();
+        let mut last: Option<&[u8]> = None;
         for place in &self.by_key {
             let key = self.key(*place);
             if last != Some(key) {

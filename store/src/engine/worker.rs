@@ -81,7 +81,10 @@ impl Aside for Spiller {
             match waiting {
                 Some(frozen) if !self.is_full() => self.spill(&frozen)?,
                 // Whatever is spilled next has to wait for what is being written.
-                Some(_) => return Ok(self.shared.hurry()),
+                Some(_) => {
+                    self.shared.hurry();
+                    return Ok(());
+                }
                 None => return Ok(()),
             }
         }
@@ -102,7 +105,7 @@ impl Aside for Spiller {
 enum Job {
     Spill(Arc<Frozen>),
     /// Whether compacted versions may go in the same transaction.
-    Write(Open, bool),
+    Write(Box<Open>, bool),
     Compact,
     Freeze,
     Stop,
@@ -146,7 +149,7 @@ impl Worker {
                     Ok(()) => continue,
                     Err(fault) => Err(fault),
                 },
-                Job::Write(open, compact) => self.write(open, compact),
+                Job::Write(open, compact) => self.write(*open, compact),
                 Job::Compact => {
                     let compacted = self.writer.compact(&mut self.spiller);
                     compacted.map(|base| self.shared.rebase(base))
@@ -200,7 +203,7 @@ impl Worker {
                     self.seal &= !queue.frozen.is_empty();
                     queue.busy = true;
                     self.writer.store.pace.hurry(queue.frozen.len() >= MEMTABLES_FROZEN_MAX);
-                    return Job::Write(open, !queue.keep);
+                    return Job::Write(Box::new(open), !queue.keep);
                 }
                 self.seal = false;
                 if std::mem::take(&mut queue.force) {
