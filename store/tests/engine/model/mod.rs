@@ -71,6 +71,7 @@ impl Model {
         let (by, command) = command.parts();
         self.check_alarms(command)?;
         self.guard.authorise(by, command, &|lease| self.keys_of(lease))?;
+        self.claim_space(command)?;
         let mut trial = Trial { model: self, map: self.current.clone(), events: Vec::new() };
         let response = match command {
             Command::Put(put) => Response::Put(trial.put(put)?),
@@ -146,7 +147,8 @@ impl Model {
         })
     }
 
-    fn check_alarms(&mut self, command: &Command) -> Result<(), Refusal> {
+    /// What a command may take at most, and whether it changes data.
+    fn cost(command: &Command) -> (u64, bool) {
         fn cost(ops: &[Op]) -> u64 {
             let mut sum = 0;
             for op in ops {
@@ -161,22 +163,32 @@ impl Model {
         fn put_cost(put: &Put) -> u64 {
             VERSION_BYTES_OVERHEAD + (put.key.len() + put.value.len()) as u64
         }
-        let has = |kind| self.alarms.iter().any(|alarm| alarm.kind == kind);
-        let (cost, writes) = match command {
+        match command {
             Command::Put(put) => (put_cost(put), true),
             Command::LeaseGrant { .. } => (64, true),
             Command::Txn(txn) => (cost(&txn.success).max(cost(&txn.failure)), true),
             Command::Delete(_) | Command::LeaseRevoke(_) | Command::Compact(_) => (0, true),
             _ => (0, false),
-        };
+        }
+    }
+
+    fn check_alarms(&self, command: &Command) -> Result<(), Refusal> {
+        let has = |kind| self.alarms.iter().any(|alarm| alarm.kind == kind);
+        let (cost, writes) = Self::cost(command);
         if writes && has(AlarmKind::Corrupt) {
             return Err(Refusal::Corrupt);
         }
-        let is_full = self.quota.0 != 0 && self.retained() + cost >= self.quota.0;
-        if cost > 0 && (is_full || has(AlarmKind::NoSpace)) {
-            if !has(AlarmKind::NoSpace) {
-                self.alarms.insert(Alarm { member: self.quota.1, kind: AlarmKind::NoSpace });
-            }
+        if cost > 0 && has(AlarmKind::NoSpace) {
+            return Err(Refusal::NoSpace);
+        }
+        Ok(())
+    }
+
+    /// Asked last: what its sender may not do anyway raises no alarm.
+    fn claim_space(&mut self, command: &Command) -> Result<(), Refusal> {
+        let (cost, _) = Self::cost(command);
+        if cost > 0 && self.quota.0 != 0 && self.retained() + cost >= self.quota.0 {
+            self.alarms.insert(Alarm { member: self.quota.1, kind: AlarmKind::NoSpace });
             return Err(Refusal::NoSpace);
         }
         Ok(())
