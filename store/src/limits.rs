@@ -48,6 +48,13 @@ pub const RUN_KEY_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of all of them, on the disk: the log must be kept for as much.
 pub const RUN_BYTES: u64 = 64 * 1024 * 1024;
 
+/// By how much of its size the run being filled may be ahead of what is done of the one being
+/// written, before entries are held up.
+pub const RUN_AHEAD_PERCENT: usize = 15;
+
+/// The same as [`RUN_BYTES`] for a volatile store, which has it all in memory.
+pub const VOLATILE_RUN_BYTES: u64 = 8 * 1024 * 1024;
+
 /// What is written to a run at once, and read from it when it is read in order.
 pub const RUN_IO_BYTES: usize = 256 * 1024;
 

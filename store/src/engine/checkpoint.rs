@@ -69,8 +69,8 @@ pub(super) struct Writer {
 
 /// What is done in the middle of a transaction.
 pub(super) trait Aside {
-    /// Does what cannot wait.
-    fn stand(&mut self) -> Result<(), Fault>;
+    /// Does what cannot wait, and notes how much of the transaction is done.
+    fn stand(&mut self, percent: usize) -> Result<(), Fault>;
 
     /// Rests between two batches of removal; false if there is something more pressing to do.
     fn rest(&mut self, time: Duration) -> Result<bool, Fault>;
@@ -78,6 +78,11 @@ pub(super) trait Aside {
 
 /// Rows written before standing aside.
 const ROWS_AT_ONCE: usize = 512;
+
+/// Of the time a run takes, the part of its newest versions, which are scattered, and of all of them
+/// together; the rest is the commit's. In percent.
+const CURRENT_PERCENT: usize = 70;
+const ROWS_PERCENT: usize = 95;
 
 impl Writer {
     /// Writes a run, and opens what was written for reading. Removes compacted versions on the way,
@@ -90,7 +95,8 @@ impl Writer {
         aside: &mut dyn Aside,
     ) -> Result<Arc<Base>, Fault> {
         let written = self.last.counts.clone();
-        let base = self.commit(&cut, compact, aside, |transaction, aside| {
+        let share = compact.then(|| run.len());
+        let base = self.commit(&cut, share, aside, |transaction, aside| {
             cut.counts.write(transaction, Some(&written))?;
             write_current(transaction, run, aside)?;
             write_history(transaction, run, aside)
@@ -102,7 +108,7 @@ impl Writer {
     /// Goes on removing compacted versions.
     pub(super) fn compact(&mut self, aside: &mut dyn Aside) -> Result<Arc<Base>, Fault> {
         let cut = self.last.clone();
-        self.commit(&cut, true, aside, |_, _| Ok(()))
+        self.commit(&cut, Some(0), aside, |_, _| Ok(()))
     }
 
     /// Whether compacted versions are left that the last checkpoint knows of.
@@ -119,7 +125,7 @@ impl Writer {
     fn commit(
         &mut self,
         cut: &Cut,
-        compact: bool,
+        compact: Option<usize>,
         aside: &mut dyn Aside,
         write: impl FnOnce(&WriteTransaction, &mut dyn Aside) -> Result<(), Fault>,
     ) -> Result<Arc<Base>, Fault> {
@@ -128,8 +134,8 @@ impl Writer {
         transaction.set_quick_repair(true);
         write(&transaction, aside)?;
         let progress = match compact {
-            true => self.remove(&transaction, cut.compacted, aside)?,
-            false => self.progress,
+            Some(share) => self.remove(&transaction, cut.compacted, share, aside)?,
+            None => self.progress,
         };
         meta::write(&transaction, cut, progress)?;
         let written = Instant::now();
@@ -139,15 +145,19 @@ impl Writer {
         Base::open(&self.store, cut.revision)
     }
 
-    /// Removes compacted versions, batch by batch, and says how far it came.
+    /// Removes compacted versions, batch by batch, and says how far it came. However much waits, it
+    /// goes through `share` of them: as many as come in have to go, or they would pile up for as
+    /// long as writes keep the thread busy.
     fn remove(
         &mut self,
         transaction: &WriteTransaction,
         compacted: Revision,
+        share: usize,
         aside: &mut dyn Aside,
     ) -> Result<Progress, Fault> {
         let mut progress = self.progress;
-        let mut left = self.compact_slice;
+        let slice = self.compact_slice.max(share);
+        let mut left = slice;
         while left > 0 && progress.is_due(compacted) {
             let versions = self.compact_batch.min(left);
             let batch = compact::Batch { versions, gather: self.compact_gather };
@@ -158,7 +168,8 @@ impl Writer {
             let is_done = !progress.is_due(compacted);
             self.counters.removed(removed, begun.elapsed(), is_done);
             left -= versions;
-            if is_done || !aside.rest(self.compact_rest)? {
+            let calm = aside.rest(self.compact_rest)?;
+            if is_done || !calm && slice - left >= share {
                 break;
             }
         }
@@ -172,12 +183,16 @@ fn write_current(
     aside: &mut dyn Aside,
 ) -> Result<(), Fault> {
     let mut cur = transaction.open_table(CUR)?;
-    let (mut row, mut rows) = (Vec::new(), 0_usize);
+    // Keys that were written several times make this end before its time.
+    let (mut row, mut rows, all) = (Vec::new(), 0_usize, run.len().max(1));
     run.newest(&mut |newest| {
         record::write_cur(&mut row, &newest.meta, newest.value);
         cur.insert(newest.key, &row[..])?;
         rows += 1;
-        if rows.is_multiple_of(ROWS_AT_ONCE) { aside.stand() } else { Ok(()) }
+        if rows.is_multiple_of(ROWS_AT_ONCE) {
+            aside.stand(rows * CURRENT_PERCENT / all)?;
+        }
+        Ok(())
     })
 }
 
@@ -188,12 +203,12 @@ fn write_history(
 ) -> Result<(), Fault> {
     let mut hist = transaction.open_table(HIST)?;
     let mut end = hist.upper_bound_mut(Bound::<&[u8; 12]>::Unbounded)?;
-    let mut rows = 0_usize;
+    let (mut rows, all) = (0_usize, run.len().max(1));
     run.records(Revision(0), run.revision, &mut |at, record| {
         end.insert_before(&hist_key(at), record)?;
         rows += 1;
         if rows.is_multiple_of(ROWS_AT_ONCE) {
-            aside.stand()?;
+            aside.stand(CURRENT_PERCENT + rows * (ROWS_PERCENT - CURRENT_PERCENT) / all)?;
         }
         Ok(true)
     })?;

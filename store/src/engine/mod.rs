@@ -99,6 +99,9 @@ pub struct EngineConfig {
 impl EngineConfig {
     #[must_use]
     pub fn new(storage: Storage, identity: Identity) -> Self {
+        // Without a disk a run saves no memory: it takes some.
+        let is_volatile = matches!(storage, Storage::Memory);
+        let run_bytes = if is_volatile { limits::VOLATILE_RUN_BYTES } else { limits::RUN_BYTES };
         Self {
             storage,
             identity,
@@ -106,7 +109,7 @@ impl EngineConfig {
             run: RunLimits {
                 versions: limits::RUN_VERSIONS,
                 key_bytes: limits::RUN_KEY_BYTES,
-                bytes: limits::RUN_BYTES,
+                bytes: run_bytes,
             },
             age: limits::CHECKPOINT_AGE,
             idle: limits::CHECKPOINT_IDLE,
@@ -246,14 +249,10 @@ impl Engine {
         core.dirty = true;
         let touched = core.state.leases.touched().len();
         for command in commands {
-            let revision = core.state.revision;
-            let rows = Snapshot { tables: &tables, counts: &core.counts, revision };
-            let done = machine::apply(&mut core.state, &rows, command)?;
-            applied.outcomes.push(done.outcome);
-            if let Some((revised, traces)) = done.revised {
-                snapshot::note(&mut core.counts, &tables, &revised)?;
-                tables.active.push(revised.clone(), traces);
-                applied.events.push(revised);
+            if let Err(fault) = apply_one(core, &tables, command, &mut applied) {
+                // Half an entry must not be written; `core` is still held, so nobody has frozen it.
+                shared.fail(fault.clone());
+                return Err(fault);
             }
         }
         let touched = core.state.leases.touched().len().saturating_sub(touched);
@@ -289,6 +288,24 @@ impl Drop for Engine {
         }
         self.reader.shared.close();
     }
+}
+
+fn apply_one(
+    core: &mut Core,
+    tables: &Tables,
+    command: &Command,
+    applied: &mut Applied,
+) -> Result<(), Fault> {
+    let revision = core.state.revision;
+    let rows = Snapshot { tables, counts: &core.counts, revision };
+    let done = machine::apply(&mut core.state, &rows, command)?;
+    applied.outcomes.push(done.outcome);
+    if let Some((revised, traces)) = done.revised {
+        snapshot::note(&mut core.counts, tables, &revised)?;
+        tables.active.push(revised.clone(), traces);
+        applied.events.push(revised);
+    }
+    Ok(())
 }
 
 /// Memory of a note that a lease or one of its keys has changed.

@@ -152,13 +152,24 @@ impl Run {
         }
     }
 
+    /// How many versions are in it.
+    pub(super) fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
     /// Whether it should be written out before more is added.
     pub(super) fn is_full(&self, limits: RunLimits) -> bool {
-        self.by_key.len() >= limits.versions
-            || self.key_bytes >= limits.key_bytes
-            || self.bytes >= limits.bytes
-            // Half of what there are names for: one memtable makes few.
-            || self.stretches.len() >= Place::STRETCHES_MAX / 2
+        // Half of what there are names for: one memtable makes few.
+        self.percent(limits) >= 100 || self.stretches.len() >= Place::STRETCHES_MAX / 2
+    }
+
+    /// How full it is.
+    pub(super) fn percent(&self, limits: RunLimits) -> usize {
+        let of = |part: usize, whole: usize| part.saturating_mul(100) / whole.max(1);
+        let bytes = usize::try_from(self.bytes.saturating_mul(100) / limits.bytes.max(1));
+        of(self.len(), limits.versions)
+            .max(of(self.key_bytes, limits.key_bytes))
+            .max(bytes.unwrap_or(usize::MAX))
     }
 
     /// This run and a memtable after it.

@@ -15,8 +15,9 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -37,7 +38,9 @@ use super::{
 use crate::{
     command::{Alarm, Member, Revision},
     fault::Fault,
-    limits::{APPLY_DELAY_MAX, MEMTABLE_OVERGROWTH_PERCENT, MEMTABLES_FROZEN_MAX},
+    limits::{
+        APPLY_DELAY_MAX, MEMTABLE_OVERGROWTH_PERCENT, MEMTABLES_FROZEN_MAX, RUN_AHEAD_PERCENT,
+    },
     machine::{Quota, State, auth::Auth, size::Sizes},
 };
 
@@ -114,7 +117,7 @@ pub(super) struct Queue {
     /// Write out what there is, without waiting for it to be large or old.
     pub(super) force: bool,
     pub(super) stop: bool,
-    failed: Option<Fault>,
+    pub(super) failed: Option<Fault>,
     /// The checkpoint thread is in the middle of a transaction.
     pub(super) busy: bool,
     /// A defragmentation is under way: it may miss nothing, so nothing is removed.
@@ -136,8 +139,16 @@ pub(super) struct Shared {
     auth_enabled: AtomicBool,
     pub(super) counters: Arc<Counters>,
     memtable_bytes: usize,
+    /// By how much, in percent of a run, the run being filled is ahead of the one being written.
+    ahead: AtomicUsize,
     /// Held by whoever defragments.
     pub(super) defragmenting: tokio::sync::Mutex<()>,
+}
+
+/// How long to hold up an entry. Rises as the square: hardly felt at first, and never all at once.
+fn delay(part: usize, whole: usize) -> Duration {
+    let percent = u32::try_from(part.saturating_mul(100) / whole.max(1)).unwrap_or(100).min(100);
+    APPLY_DELAY_MAX * (percent * percent) / 10_000
 }
 
 pub(super) const HELD: &str = "no holder of the lock panics";
@@ -160,6 +171,7 @@ impl Shared {
             fault: watch::Sender::new(None),
             counters: Arc::default(),
             memtable_bytes,
+            ahead: AtomicUsize::new(0),
             defragmenting: tokio::sync::Mutex::default(),
         }
     }
@@ -193,21 +205,32 @@ impl Shared {
         }
     }
 
-    /// Before applying: freezes the active memtable if it is full. While as many as may be are
+    /// Tells by how much the run being filled is ahead of the one being written.
+    pub(super) fn ahead(&self, percent: usize) {
+        self.ahead.store(percent, Ordering::Relaxed);
+    }
+
+    /// Before applying: freezes the active memtable if it is full. When versions come quicker than
+    /// they can be written into the database, entries are held up so that the run being filled is
+    /// not full before the one being written is done. While as many as may be are
     /// frozen already, each entry is held up a little longer than the one before, until the
     /// checkpoint thread is through or the hard bound is reached.
     pub(super) fn make_room(&self) -> Result<(), Fault> {
         let bytes = self.current().tables.active.bytes();
         let mut queue = self.queue();
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        if ahead > RUN_AHEAD_PERCENT {
+            let goes_on = |queue: &mut Queue| queue.failed.is_none();
+            let waited = self.queue_changed.wait_timeout_while(queue, delay(ahead, 100), goes_on);
+            queue = waited.expect(HELD).0;
+        }
         let behind = |queue: &mut Queue| {
             queue.frozen.len() >= MEMTABLES_FROZEN_MAX && queue.failed.is_none()
         };
         if behind(&mut queue) {
             let bytes_max = self.memtable_bytes.saturating_mul(MEMTABLE_OVERGROWTH_PERCENT) / 100;
             if bytes < bytes_max {
-                // Rises as the square: hardly felt at first, and never all at once.
-                let percent = u32::try_from(bytes.saturating_mul(100) / bytes_max).unwrap_or(100);
-                let delay = APPLY_DELAY_MAX * (percent * percent) / 10_000;
+                let delay = delay(bytes, bytes_max);
                 let waited = self.queue_changed.wait_timeout_while(queue, delay, behind);
                 queue = waited.expect(HELD).0;
             } else {
@@ -228,7 +251,8 @@ impl Shared {
     /// Turns the active memtable into a frozen one, if anything was applied since the last time.
     pub(super) fn freeze(&self) {
         let mut core = self.core();
-        if !core.dirty {
+        // After a fault the state may be that of half an entry.
+        if !core.dirty || self.queue().failed.is_some() {
             return;
         }
         core.dirty = false;

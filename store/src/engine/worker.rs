@@ -42,6 +42,8 @@ struct Spiller {
     home: Home,
     limits: RunLimits,
     open: Option<Open>,
+    /// How much of the run being written is in the database, in percent; all if none is.
+    done: usize,
     retired: Retired,
 }
 
@@ -75,8 +77,11 @@ impl Spiller {
 }
 
 impl Aside for Spiller {
-    fn stand(&mut self) -> Result<(), Fault> {
+    fn stand(&mut self, percent: usize) -> Result<(), Fault> {
+        self.done = percent;
         loop {
+            let open = self.open.as_ref().map_or(0, |open| open.run.percent(self.limits));
+            self.shared.ahead(open.saturating_sub(self.done));
             let waiting = self.shared.queue().frozen.front().cloned();
             match waiting {
                 Some(frozen) if !self.is_full() => self.spill(&frozen)?,
@@ -97,7 +102,7 @@ impl Aside for Spiller {
         let shared = Arc::clone(&self.shared);
         let waited = shared.queue_changed.wait_timeout_while(shared.queue(), time, calm);
         drop(waited.expect(HELD));
-        self.stand()?;
+        self.stand(self.done)?;
         Ok(calm(&mut shared.queue()))
     }
 }
@@ -118,8 +123,11 @@ pub(super) struct Worker {
     cadence: Cadence,
     /// The open run is to be written, full or not.
     seal: bool,
-    /// When the last run was written, and the last entry when nothing was to be done last.
+    /// Somebody has asked for that.
+    asked: bool,
+    /// When a run was written last, or should have been.
     written: Instant,
+    /// The last entry when there was nothing to do last.
     seen: Option<u64>,
 }
 
@@ -130,10 +138,12 @@ impl Worker {
             home,
             limits: cadence.run,
             open: None,
+            done: 100,
             retired: Retired::default(),
         };
         let seen = writer.last.applied;
-        Self { shared, spiller, writer, cadence, seal: false, written: Instant::now(), seen }
+        let written = Instant::now();
+        Self { shared, spiller, writer, cadence, seal: false, asked: false, written, seen }
     }
 
     /// Works until the engine stops or the disk fails.
@@ -172,8 +182,11 @@ impl Worker {
 
     fn write(&mut self, open: Open, compact: bool) -> Result<(), Fault> {
         let Open { run, cut } = open;
+        self.spiller.done = 0;
         let base = self.writer.checkpoint(&run, cut, compact, &mut self.spiller)?;
         self.shared.written(&run, base);
+        self.spiller.done = 100;
+        self.shared.ahead(0);
         self.spiller.retired.push(run);
         self.written = Instant::now();
         Ok(())
@@ -185,7 +198,7 @@ impl Worker {
         queue.busy = false;
         shared.queue_changed.notify_all();
         loop {
-            if queue.stop {
+            if queue.stop || queue.failed.is_some() {
                 return Job::Stop;
             }
             if let Some(store) = queue.moved.take() {
@@ -202,12 +215,20 @@ impl Worker {
                     // What is still frozen has to follow.
                     self.seal &= !queue.frozen.is_empty();
                     queue.busy = true;
-                    self.writer.store.pace.hurry(queue.frozen.len() >= MEMTABLES_FROZEN_MAX);
+                    // Whoever has asked for it waits.
+                    let hurry = self.asked || queue.frozen.len() >= MEMTABLES_FROZEN_MAX;
+                    self.asked &= self.seal;
+                    self.writer.store.pace.hurry(hurry);
                     return Job::Write(Box::new(open), !queue.keep);
                 }
-                self.seal = false;
+                (self.seal, self.asked) = (false, false);
                 if std::mem::take(&mut queue.force) {
-                    self.seal = true;
+                    (self.seal, self.asked) = (true, true);
+                    return Job::Freeze;
+                }
+                // Before what may take long.
+                if self.written.elapsed() >= self.cadence.age {
+                    (self.seal, self.written) = (true, Instant::now());
                     return Job::Freeze;
                 }
                 if self.writer.compaction_is_due() && !queue.keep {
@@ -222,7 +243,7 @@ impl Worker {
             queue = waited;
             if timed_out.timed_out() && !queue.hold {
                 drop(queue);
-                if self.is_time() {
+                if self.is_idle() {
                     self.seal = true;
                     return Job::Freeze;
                 }
@@ -231,10 +252,10 @@ impl Worker {
         }
     }
 
-    /// After a while with nothing to do: whether to write what is there.
-    fn is_time(&mut self) -> bool {
+    /// After a while with nothing to do: whether there is something to write, and nothing was
+    /// applied meanwhile.
+    fn is_idle(&mut self) -> bool {
         let applied = self.shared.core().applied;
-        let is_idle = std::mem::replace(&mut self.seen, applied) == applied;
-        is_idle && applied != self.writer.last.applied || self.written.elapsed() >= self.cadence.age
+        std::mem::replace(&mut self.seen, applied) == applied && applied != self.writer.last.applied
     }
 }

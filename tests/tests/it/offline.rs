@@ -180,6 +180,7 @@ fn a_server_that_starts_on_etcds_data_goes_on_with_them() {
     assert_eq!(contents(&tools, &ours, now, &leases), expected);
     assert_eq!(ids(&tools, &ours), who);
     tools.ctl(&ours, &["put", "only", "ours"]);
+    ours.process.kill();
     ours.restart();
     assert_eq!(tools.ctl(&ours, &["get", "only"]), "only\nours\n", "taken over once, not again");
     ours.process.stop();
@@ -231,22 +232,26 @@ fn a_stopped_directory_is_exported_verified_and_shrunk() {
     assert_eq!(contents(&tools, &theirs, now, &leases), expected);
 }
 
-/// The places of entries in the newest segment, as `dump-log` prints them.
-fn entries(data: &str) -> Vec<u64> {
+/// Where entries are, by segment and offset, as `dump-log` prints them.
+fn entries(data: &str) -> Vec<(std::path::PathBuf, u64)> {
     let log = good(&mut store(&["dump-log", "--data-dir", data]));
-    let offset = |line: &str| line.split_whitespace().next()?.parse().ok();
-    log.lines().filter(|line| line.contains(" entry ")).filter_map(offset).collect()
+    let (mut segment, mut found) = (0_u64, Vec::new());
+    for line in log.lines() {
+        let mut words = line.split_whitespace();
+        match (words.next(), words.next()) {
+            (Some("segment"), Some(number)) => segment = number.parse().expect("a number"),
+            (Some(offset), Some("entry")) => {
+                let file = Path::new(data).join(format!("member/wal/{segment:016x}.wal"));
+                found.push((file, offset.parse().expect("a number")));
+            }
+            _ => {}
+        }
+    }
+    found
 }
 
-fn newest_segment(wal: &Path) -> std::path::PathBuf {
-    let files = fs::read_dir(wal).expect("the log is a directory");
-    let files = files.map(|file| file.expect("it can be listed").path());
-    let segments = files.filter(|path| path.extension().is_some_and(|ext| ext == "wal"));
-    segments.max().expect("there is a segment")
-}
-
-/// Flips a bit in the entry at `place`.
-fn damage(segment: &Path, place: u64) {
+/// Flips a bit in an entry.
+fn damage((segment, place): &(std::path::PathBuf, u64)) {
     let file = File::options().read(true).write(true).open(segment).expect("it opens");
     let mut byte = [0];
     let at = place + 45;
@@ -266,7 +271,7 @@ fn a_log_damaged_before_a_checkpoint_begins_anew_there() {
     for later in [0, 3] {
         let dir = tempfile::tempdir().expect("a temporary folder can be made");
         let folder = dir.path().join("data");
-        let (wal, data) = (folder.join("member/wal"), path(&folder));
+        let data = path(&folder);
         let mut ours = Server::start(Program::Ours, &folder, &[]);
         let put = |ours: &Server, nth| tools.ctl(ours, &["put", &format!("key{nth:02}"), "value"]);
         (0..12).for_each(|nth| drop(put(&ours, nth)));
@@ -276,7 +281,7 @@ fn a_log_damaged_before_a_checkpoint_begins_anew_there() {
         let verified = good(&mut store(&["verify", "--data-dir", data]));
         assert!(verified.contains(", compacted 13, log entry"), "{verified}");
         let places = entries(data);
-        damage(&newest_segment(&wal), places[places.len() / 3]);
+        damage(&places[places.len() / 3]);
         let (code, said) = refused(&["repair", "--data-dir", data]);
         assert!(code == 1 && said.contains("nothing was changed"), "{said}");
         let said = good(&mut store(&["repair", "--cut", "--data-dir", data]));
@@ -321,8 +326,9 @@ fn a_damaged_log_is_cut_only_on_demand() {
 
     // In the third entry from the end, which later writes prove to have been durable.
     let places = entries(data);
-    let segment = newest_segment(&wal);
-    damage(&segment, places[places.len() - 3]);
+    let third = &places[places.len() - 3];
+    damage(third);
+    let segment = third.0.clone();
 
     let (code, said) = refused(&["verify", "--data-dir", data]);
     assert!(code == 1 && said.contains("the log is damaged"), "{said}");
