@@ -54,7 +54,9 @@ impl<T: AsyncWrite + Unpin> Held<T> {
     pub(super) fn release(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut output = lock(&self.0);
         output.held = false;
-        output.drain(context)
+        ready!(output.drain(context))?;
+        // TLS keeps what the socket had no room for until it is flushed.
+        Pin::new(&mut output.io).poll_flush(context)
     }
 }
 
@@ -161,6 +163,44 @@ mod tests {
         io.write_all(b"!").await.expect("room");
         io.flush().await.expect("sent");
         assert_eq!(theirs.read(&mut read).await.expect("is there"), 1);
+    }
+
+    /// Keeps what is written until it is flushed, as TLS does when the socket is full.
+    struct Lazy<T>(tokio::io::BufWriter<T>);
+
+    impl<T: AsyncWrite + Unpin> AsyncWrite for Lazy<T> {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(context, bytes)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(context)
+        }
+
+        fn poll_shutdown(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(context)
+        }
+    }
+
+    /// Goal: the end of an answer does not stay in a layer below, also when it has to wait there.
+    #[tokio::test]
+    async fn nothing_is_left_in_the_layers_below() {
+        let (ours, mut theirs) = tokio::io::duplex(4);
+        let (mut io, held) = gather(Lazy(tokio::io::BufWriter::new(ours)));
+        held.hold();
+        io.write_all(b"an answer").await.expect("room");
+        let sent = poll_fn(|context| held.release(context));
+        let mut read = [0; 9];
+        let (sent, got) = tokio::join!(sent, theirs.read_exact(&mut read));
+        sent.expect("sent");
+        assert_eq!((got.expect("it comes"), &read), (9, b"an answer"));
     }
 
     /// Goal: the output held does not outgrow its bound when the client does not read.

@@ -48,7 +48,9 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
 
 /// Streams that a client has opened and reset before they were looked at; more end the connection.
-const RESET_STREAMS_MAX: usize = 20;
+/// A caller that gives up may take hundreds of calls back at once, and one that was never looked at
+/// costs little.
+const RESET_STREAMS_MAX: usize = 4096;
 
 /// Streams reset because of the client's own errors; more end the connection.
 const ERROR_STREAMS_MAX: usize = 1024;

@@ -48,7 +48,11 @@ impl Framed {
 
     /// From a buffer that begins with room for the prefix.
     pub(super) fn finish(mut frame: Vec<u8>) -> Result<Self, Status> {
-        let length = u32::try_from(frame.len() - PREFIX).map_err(|_| status::answer_too_large())?;
+        // HTTP/2 counts what may be sent at once with 31 bits.
+        if i32::try_from(frame.len()).is_err() {
+            return Err(status::answer_too_large());
+        }
+        let length = u32::try_from(frame.len() - PREFIX).expect("31 bits");
         frame[1..PREFIX].copy_from_slice(&length.to_be_bytes());
         Ok(Self(frame.into()))
     }
